@@ -1,0 +1,1 @@
+"""The roof: the command, the console, the embedded services. Imports all below."""

@@ -1,0 +1,1 @@
+"""Real services started from Python packages alone: Apache Kafka and PostgreSQL."""

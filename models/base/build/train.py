@@ -1,0 +1,200 @@
+"""Pre-trains the base model for a fixed time, on a CPU or a GPU.
+
+    python -m models.base.build.train TOKENS_DIR OUT_DIR MINUTES [--batch 32]
+
+Pure bfloat16 weights with float32 masters; Muon for the hidden matrices (Jordan et al. 2024, with the update scaled to
+AdamW's RMS as in Liu et al. 2025, arXiv:2502.16982), AdamW for embeddings and norms; constant rate for half the time,
+then linear to zero. Writes a Hugging Face Llama folder every ten minutes and at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+VOCABULARY, HIDDEN, LAYERS, INNER, HEADS, CONTEXT = 4096, 256, 8, 704, 4, 512
+HEAD = HIDDEN // HEADS
+THETA = 10_000.0
+MIX = {"books": 0.30, "docs": 0.22, "dialogues": 0.03, "rules": 0.33, "labelled": 0.10, "conversations": 0.02}
+PEAK, WARM, WEIGHT_DECAY = 2.5e-3, 0.01, 0.1
+
+
+class Block(nn.Module):
+    """A Llama layer: attention with rotary positions, then a gated MLP; input (batch, sequence, hidden)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n1, self.n2 = nn.RMSNorm(HIDDEN, eps=1e-5), nn.RMSNorm(HIDDEN, eps=1e-5)
+        self.q, self.k, self.v, self.o = (nn.Linear(HIDDEN, HIDDEN, bias=False) for _ in range(4))
+        self.gate, self.up = nn.Linear(HIDDEN, INNER, bias=False), nn.Linear(HIDDEN, INNER, bias=False)
+        self.down = nn.Linear(INNER, HIDDEN, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        h = self.n1(x)
+
+        def heads(t: Tensor) -> Tensor:
+            return t.view(batch, length, HEADS, HEAD).transpose(1, 2)
+
+        def rotate(t: Tensor) -> Tensor:
+            a, b = t.chunk(2, -1)
+            return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+        mixed = F.scaled_dot_product_attention(rotate(heads(self.q(h))), rotate(heads(self.k(h))), heads(self.v(h)), is_causal=True)
+        x = x + self.o(mixed.transpose(1, 2).reshape(batch, length, HIDDEN))
+        h = self.n2(x)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+
+
+class Model(nn.Module):
+    """The language model with tied embeddings; returns the mean cross entropy of `y`, both (batch, sequence)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, HIDDEN)
+        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
+        self.norm = nn.RMSNorm(HIDDEN, eps=1e-5)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                depth = math.sqrt(2 * LAYERS) if name.endswith(("o.weight", "down.weight")) else 1
+                nn.init.normal_(weight, std=0.02 / depth)
+
+    def forward(self, x: Tensor, y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        h = self.embed(x)
+        for block in self.blocks:
+            h = block(h, cos, sin)
+        logits = F.linear(self.norm(h), self.embed.weight)
+        return F.cross_entropy(logits.view(-1, VOCABULARY).float(), y.reshape(-1))
+
+
+@dataclass
+class Masters:
+    """Float32 copies of the weights, which the optimisers step; the bfloat16 model follows them."""
+
+    model: Model
+
+    def __post_init__(self) -> None:
+        self.weights = list(self.model.parameters())
+        self.copies = [w.detach().float().clone() for w in self.weights]
+        hidden = {id(w) for block in self.model.blocks for w in block.parameters() if w.dim() == 2}
+        matrices = [c for w, c in zip(self.weights, self.copies, strict=True) if id(w) in hidden]
+        rest = [c for w, c in zip(self.weights, self.copies, strict=True) if id(w) not in hidden]
+        self.optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=PEAK, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=PEAK, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        ]
+
+    def step(self, rate: float) -> None:
+        """One step at the learning rate `rate` from the model's gradients, which it takes."""
+        for copy, weight in zip(self.copies, self.weights, strict=True):
+            copy.grad, weight.grad = weight.grad.float(), None
+        nn.utils.clip_grad_norm_(self.copies, 1.0)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+        with torch.no_grad():
+            for copy, weight in zip(self.copies, self.weights, strict=True):
+                weight.copy_(copy)
+
+
+def rotary(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the positions, (sequence, head / 2)."""
+    angles = torch.outer(torch.arange(CONTEXT).float(), THETA ** (-torch.arange(0, HEAD, 2).float() / HEAD))
+    return angles.cos().bfloat16().to(device), angles.sin().bfloat16().to(device)
+
+
+def rate_at(share: float) -> float:
+    """The learning rate after `share` of the time."""
+    if share < WARM:
+        return PEAK * share / WARM
+    return PEAK if share < 0.5 else max(1e-5, PEAK * (1 - share) / 0.5)
+
+
+@torch.no_grad()
+def perplexities(model: Model, held: dict[str, np.ndarray], cos: Tensor, sin: Tensor) -> dict[str, float]:
+    """Perplexity per token of each source's first 32 held-out windows."""
+    out = {}
+    for name, tokens in held.items():
+        windows = min(32, (len(tokens) - 1) // CONTEXT)
+        if windows:
+            rows = np.stack([tokens[i * CONTEXT : i * CONTEXT + CONTEXT + 1] for i in range(windows)]).astype(np.int64)
+            batch = torch.from_numpy(rows).to(cos.device)
+            out[name] = round(math.exp(model(batch[:, :-1], batch[:, 1:], cos, sin).item()), 2)
+    return out
+
+
+def save(model: Model, out: Path) -> None:
+    """`model` as a Hugging Face Llama folder."""
+    names = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj", "gate": "mlp.gate_proj",
+             "up": "mlp.up_proj", "down": "mlp.down_proj", "n1": "input_layernorm", "n2": "post_attention_layernorm"}  # fmt: skip
+    weights = {"model.embed_tokens.weight": model.embed.weight, "model.norm.weight": model.norm.weight}
+    for i, block in enumerate(model.blocks):
+        weights |= {f"model.layers.{i}.{names[n.partition('.')[0]]}.weight": w for n, w in block.named_parameters()}
+    tensors = {name: weight.detach().cpu().contiguous().clone() for name, weight in weights.items()}
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": INNER,
+        "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "hidden_act": "silu", "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-5, "rope_theta": THETA, "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def train(source: Path, out: Path, minutes: float, batch_rows: int) -> None:
+    """Trains for `minutes` and writes model, configuration, tokenizer and `training.json` to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    data = {name: np.load(source / f"{name}.train.npy", mmap_mode="r") for name in MIX}
+    held = {name: np.load(source / f"{name}.val.npy") for name in MIX}
+    model = Model().to(device, torch.bfloat16)
+    masters, step_loss = Masters(model), torch.compile(model)
+    cos, sin = rotary(device)
+    start = last_report = last_save = time.monotonic()
+    steps, mean = 0, 0.0
+    while (elapsed := time.monotonic() - start) < minutes * 60:
+        counts = rng.multinomial(batch_rows, list(MIX.values()))
+        starts = [(data[name], i) for name, n in zip(MIX, counts, strict=True) for i in rng.integers(0, len(data[name]) - CONTEXT - 1, n)]
+        batch = torch.from_numpy(np.stack([tokens[i : i + CONTEXT + 1] for tokens, i in starts]).astype(np.int64)).to(device)
+        loss = step_loss(batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), cos, sin)
+        loss.backward()
+        masters.step(rate_at(elapsed / (minutes * 60)))
+        steps += 1
+        mean = loss.item() if steps == 1 else 0.98 * mean + 0.02 * loss.item()
+        if time.monotonic() - last_report > 120:
+            last_report = time.monotonic()
+            tokens_seen = steps * batch_rows * CONTEXT
+            print(f"{elapsed / 60:.1f} min, step {steps}, {tokens_seen / 1e6:.1f} M tokens, {tokens_seen / elapsed:.0f}/s, loss {mean:.3f}, {perplexities(model, held, cos, sin)}", flush=True)
+        if time.monotonic() - last_save > 600:
+            last_save = time.monotonic()
+            save(model, out)
+    save(model, out)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, out / name)
+    parameters = sum(w.numel() for w in model.parameters())
+    report = {"steps": steps, "tokens": steps * batch_rows * CONTEXT, "minutes": minutes, "device": device.type, "parameters": parameters, "mix": MIX, "perplexity": perplexities(model, held, cos, sin)}
+    (out / "training.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("source", type=Path)
+    arguments.add_argument("out", type=Path)
+    arguments.add_argument("minutes", type=float)
+    arguments.add_argument("--batch", type=int, default=32, help="windows a step")
+    given = arguments.parse_args()
+    train(given.source, given.out, given.minutes, given.batch)

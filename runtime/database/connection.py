@@ -1,0 +1,46 @@
+"""Connecting and migrating."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from runtime.errors import Transient
+
+FOLDER = Path(__file__).parent
+
+
+async def connect(url: str, size: int = 4) -> asyncpg.Pool:
+    """A pool of up to `size` connections. Raises Transient when the database can't be reached."""
+    try:
+        return await asyncpg.create_pool(url, min_size=1, max_size=size)
+    except (OSError, asyncpg.PostgresError) as error:
+        raise Transient(f"PostgreSQL can't be reached: {error}") from error
+
+
+def migrate(url: str) -> None:
+    """Brings the tables to the newest migration; two at once are harmless (an advisory lock)."""
+    asyncio.run(_migrate(url))
+
+
+async def _migrate(url: str) -> None:
+    engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1))
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(_upgrade)
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Connection) -> None:
+    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(713705)")
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

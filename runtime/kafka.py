@@ -1,0 +1,99 @@
+"""Kafka clients as loraloom wants them: acknowledged by all, idempotent, read_committed; and topics from the catalogue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from runtime.errors import SettingsError, Transient
+from schemas.topics import Topic
+
+MAX_MESSAGE_BYTES = 1 << 20
+_SILENT = logging.Logger("librdkafka", logging.CRITICAL)
+Headers = tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A consumed record."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+    @property
+    def origin(self) -> str:
+        """`topic/partition/offset`: where it first stood, also after a redrive."""
+        return next((value.decode() for name, value in self.headers if name == "loom-origin"), f"{self.topic}/{self.partition}/{self.offset}")
+
+    @property
+    def target_stage(self) -> str | None:
+        """The only stage that should handle it; None for all."""
+        return next((value.decode() for name, value in self.headers if name == "loom-stage"), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A record to write."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+def producer(broker: str, transactional_id: str | None = None, transaction_timeout_seconds: int = 10) -> AIOKafkaProducer:
+    """An idempotent producer; transactional when it gets an id."""
+    return AIOKafkaProducer(
+        bootstrap_servers=broker, acks="all", enable_idempotence=True, linger_ms=2, max_request_size=4 * MAX_MESSAGE_BYTES,
+        transactional_id=transactional_id, transaction_timeout_ms=transaction_timeout_seconds * 1000,
+    )  # fmt: skip
+
+
+def consumer(broker: str, *topics: str, group: str | None = None, session_timeout_seconds: int = 10) -> AIOKafkaConsumer:
+    """A read_committed consumer from the earliest record on, which never commits by itself."""
+    return AIOKafkaConsumer(
+        *topics, bootstrap_servers=broker, group_id=group, isolation_level="read_committed", enable_auto_commit=False,
+        auto_offset_reset="earliest", session_timeout_ms=session_timeout_seconds * 1000, heartbeat_interval_ms=session_timeout_seconds * 250,
+        fetch_max_wait_ms=50, max_partition_fetch_bytes=4 * MAX_MESSAGE_BYTES,
+    )  # fmt: skip
+
+
+async def apply_topics(broker: str, topics: Iterable[Topic], prefix: str = "") -> list[str]:
+    """Creates the topics that are missing; the names of the new ones.
+
+    Raises:
+        Transient: the broker can't be reached.
+        SettingsError: a topic exists with another number of partitions, or can't be created.
+    """
+    return await asyncio.to_thread(_apply_topics, broker, {prefix + topic.name: topic for topic in topics})
+
+
+def _apply_topics(broker: str, wanted: dict[str, Topic]) -> list[str]:
+    admin = AdminClient({"bootstrap.servers": broker, "logger": _SILENT})
+    try:
+        known = {name: len(row.partitions) for name, row in admin.list_topics(timeout=10).topics.items()}
+    except KafkaException as error:
+        raise Transient(f"the broker at {broker} can't be reached: {error.args[0].str()}") from error
+    faults = [f"{name} has {known[name]} partitions, the catalogue says {topic.partitions}" for name, topic in wanted.items() if name in known and known[name] != topic.partitions]
+    if faults:
+        raise SettingsError("topics: " + "; ".join(faults) + ": growing a topic is a migration")
+    missing = [name for name in wanted if name not in known]
+    settings = {"cleanup.policy": "delete", "max.message.bytes": str(4 * MAX_MESSAGE_BYTES)}
+    new = [NewTopic(name, wanted[name].partitions, config={**settings, "retention.ms": str(wanted[name].retention_ms)}) for name in missing]
+    for name, created in (admin.create_topics(new) if new else {}).items():
+        try:
+            created.result(30)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise SettingsError(f"topic {name} can't be created: {error.args[0].str()}") from error
+    return missing

@@ -1,0 +1,129 @@
+"""`loom.toml`: what the user declares. Unknown keys are errors with a suggestion."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from runtime.errors import SettingsError
+from runtime.tasks.tool import Tool
+from schemas.topics import Topic, catalogue
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Base(_Table):
+    """The base model."""
+
+    model: str = Field("models/base", description="A folder, relative to loom.toml, or a hub name.")
+
+
+class Recipe(_Table):
+    """How an adapter is trained. Rank at most 16; no `modules_to_save`, which can't be served as an adapter."""
+
+    rank: int = Field(16, ge=1, le=16)
+    alpha: int = Field(32, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    epochs: float = Field(3.0, gt=0)
+    batch_size: int = Field(16, ge=1)
+    max_tokens: int = Field(512, ge=32)
+    seed: int = 0
+
+
+class Gate(_Table):
+    """When a version may go live."""
+
+    min_score: float = Field(0.5, ge=0, le=1, description="Lowest score on held-out examples.")
+    max_loss: float = Field(0.02, ge=0, le=1, description="How much lower than the live version's score it may be.")
+
+
+class ToolDeclaration(_Table):
+    """A tool in the OpenAI form."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    description: str
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+
+
+class Adapter(_Table):
+    """One adapter: its task, what it may answer, when the router chooses it, how it is trained."""
+
+    task: Literal["chat", "tool", "classify", "extract"]
+    result: Name = Field(description="Result topic, without `results.`.")
+    labels: tuple[str, ...] = Field((), description="Labels of `classify`, entity types of `extract`.")
+    tools: tuple[ToolDeclaration, ...] = ()
+    utterances: tuple[str, ...] = Field((), description="Examples of messages that it is for.")
+    threshold: float = Field(0.5, ge=-1, le=1, description="Cosine below which the router does not choose it.")
+    whole_message: bool = Field(False, description="It answers the message as a whole, whatever its clauses are about.")
+    min_examples: int = Field(200, ge=1, description="New training examples that start a run.")
+    recipe: Recipe = Recipe()
+    gate: Gate = Gate()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Adapter:
+        if self.task in ("classify", "extract") and len(self.labels) < 1:
+            raise ValueError(f"task {self.task} needs `labels`")
+        if self.task == "tool" and not self.tools:
+            raise ValueError("task tool needs `tools`")
+        return self
+
+    @property
+    def declared_tools(self) -> list[Tool]:
+        """The tools as the tool task has them."""
+        return [Tool(t.name, t.description, t.parameters) for t in self.tools]
+
+
+class Project(_Table):
+    """The whole file. `root` is its folder."""
+
+    root: Path = Path()
+    base: Base = Base()
+    adapters: dict[Name, Adapter] = Field(default_factory=dict)
+
+    @property
+    def topics(self) -> dict[str, Topic]:
+        """The topic catalogue of this project."""
+        return catalogue(self.adapters, (adapter.result for adapter in self.adapters.values()))
+
+    @property
+    def base_folder(self) -> str:
+        """The base model: an existing folder's path, else the name for the hub."""
+        folder = (self.root / self.base.model).resolve()
+        return str(folder) if folder.exists() else self.base.model
+
+
+def load_project(path: Path) -> Project:
+    """The project file at `path`.
+
+    Raises:
+        SettingsError: there is no such file, or it lists every fault with its place.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"no project file {path}: `loom init` writes one, --project names another") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    try:
+        return Project.model_validate({**data, "root": path.parent.resolve()})
+    except ValidationError as error:
+        raise SettingsError("\n".join(f"{path}: {_fault(e)}" for e in error.errors())) from error
+
+
+_FIELDS = {name for table in (Project, Base, Recipe, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
+
+
+def _fault(error: Any) -> str:
+    place = ".".join(map(str, error["loc"]))
+    if error["type"] != "extra_forbidden":
+        return f"{place}: {error['msg']}"
+    near = difflib.get_close_matches(str(error["loc"][-1]), _FIELDS, n=1)
+    return f"{place}: unknown key" + (f", did you mean {near[0]!r}?" if near else "")

@@ -1,0 +1,50 @@
+"""Connection settings: `LOOM_…` variables over defaults. Nothing else reads the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from runtime.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """Where a process finds its dependencies. `LOOM_BROKER` sets `broker`, and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="LOOM_", frozen=True, extra="ignore")
+
+    project: Path = Field(Path("loom.toml"), description="The project file.")
+    data: Path = Field(Path("var/loom"), description="The one folder that holds the embedded services' state.")
+    broker: str | None = Field(None, description="host:port of a Kafka broker; the embedded one when unset.")
+    database: SecretStr | None = Field(None, description="PostgreSQL URL; the embedded one when unset.")
+    registry: str | None = Field(None, description="URL of a Confluent-compatible schema registry; the committed catalogue when unset.")
+    objects: str | None = Field(None, description="URL of the object store, such as s3://bucket/prefix; a folder in `data` when unset.")
+    prefix: str = Field("", description="Put before every topic's name and consumer group.")
+    http_host: str = Field("127.0.0.1", description="Address that the HTTP side listens on.")
+    http_port: int = Field(8400, description="Port of the HTTP side.", ge=0, le=65535)
+    broker_port: int = Field(9392, description="Port of the embedded broker.", ge=1, le=65535)
+    session_timeout_seconds: int = Field(10, description="A worker that is silent for so long loses its partitions.", ge=6)
+    log_level: str = Field("info", description="debug, info, warning or error.")
+    teacher_url: str | None = Field(None, description="Base URL of an OpenAI-compatible teacher; the offline teacher when unset.")
+    teacher_model: str = Field("gpt-4o", description="Model name at the teacher.")
+    teacher_key: SecretStr | None = Field(None, description="API key of the teacher.")
+
+    @property
+    def objects_url(self) -> str:
+        """The object store's URL with its default filled in."""
+        return self.objects or (self.data.resolve() / "objects").as_uri()
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, `overrides` first; `None` overrides nothing.
+
+    Raises:
+        SettingsError: names every variable that is wrong.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        faults = "; ".join(f"LOOM_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        raise SettingsError(f"settings: {faults}") from error

@@ -1,0 +1,50 @@
+"""What a stage is to the shells that run it: one topic in, records out, all of it a function of the record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import stamina
+import structlog
+
+from runtime.dead_letters import dead_letter
+from runtime.errors import InvalidInput, Transient
+from runtime.kafka import MAX_MESSAGE_BYTES, Outgoing, Record
+from schemas.codec import Codec, InvalidRecord
+
+log = structlog.get_logger()
+
+
+class Stage(Protocol):
+    """A stage. `handle` may take its time: it runs outside of any transaction and is cancelled at revocation."""
+
+    name: str
+    topic: str
+
+    async def handle(self, record: Record) -> Sequence[Outgoing]:
+        """What to write because of `record`. Raises InvalidInput or InvalidRecord for the dead letters, Transient to be called again."""
+
+
+async def run_stage(stage: Stage, record: Record, codec: Codec, prefix: str) -> Sequence[Outgoing]:
+    """`stage`'s output for `record`: a dead letter for a bad one; waits, with jitter, as long as a dependency fails."""
+    if record.target_stage not in (None, stage.name):
+        return ()
+    try:
+        async for attempt in stamina.retry_context(on=_note_transient, attempts=None, timeout=None, wait_initial=0.2, wait_max=10.0):
+            with attempt:
+                outgoing = await stage.handle(record)
+                if big := next((o for o in outgoing if len(o.value or b"") > 4 * MAX_MESSAGE_BYTES), None):
+                    raise InvalidInput(f"{stage.name} made a record of {len(big.value or b'')} bytes for {big.topic}: {4 * MAX_MESSAGE_BYTES} at most")
+                return outgoing
+    except (InvalidInput, InvalidRecord) as error:
+        log.warning("record.parked", stage=stage.name, origin=record.origin, error=type(error).__name__)
+        return [dead_letter(codec, prefix, stage.name, record, error)]
+    raise AssertionError("stamina ends only by a return or an error")
+
+
+def _note_transient(error: Exception) -> bool:
+    if isinstance(error, Transient):
+        log.warning("dependency.failed", error=str(error))
+        return True
+    return False

@@ -1,0 +1,44 @@
+"""The prompt that every task renders to, and what the tokenizer's chat template makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class ChatTokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that rendering needs."""
+
+    eos_token_id: int
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any: ...
+    def encode(self, text: str, **kwargs: Any) -> list[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One request to a model: what the task is (`system`) and the text that it works on (`user`)."""
+
+    system: str
+    user: str
+
+    def messages(self) -> list[dict[str, str]]:
+        """The prompt as chat messages; an empty system part is left out."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": self.user}]
+
+
+def one_line(text: str) -> str:
+    """`text` with every run of white space as one blank: line breaks separate fields in completions."""
+    return " ".join(text.split())
+
+
+def prompt_ids(tokenizer: ChatTokenizer, prompt: Prompt) -> list[int]:
+    """Token ids of `prompt` up to where the assistant's turn begins."""
+    text = tokenizer.apply_chat_template(prompt.messages(), tokenize=False, add_generation_prompt=True)
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def completion_ids(tokenizer: ChatTokenizer, completion: str) -> list[int]:
+    """Token ids of an assistant's turn, its end token included."""
+    return [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id]

@@ -1,0 +1,113 @@
+"""The `tool` task: from a message, a context and the declared tools, one call or none.
+
+A tool is declared in the OpenAI form (name, description, JSON Schema of its parameters). The prompt shows each as a
+one-line signature; the completion is the tool's name, then a `name= value` line an argument. Open strings must be
+spans of the message or of the context; a required argument that neither holds is `?`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.tasks.fields import parse_fields, render_field
+from runtime.tasks.prompt import Prompt, one_line
+
+NO_TOOL = "none"
+MISSING = "?"
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A declared tool. `parameters` is a JSON Schema object; its key order is the order of arguments."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def arguments(self) -> dict[str, Mapping[str, Any]]:
+        """Each argument's own schema."""
+        return dict(self.parameters.get("properties", {}))
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Names of the arguments that a call must have."""
+        return frozenset(self.parameters.get("required", ()))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call. `missing` names required arguments that the text does not give."""
+
+    tool: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The wire form: the tool and its arguments side by side, `missing` only where there is something."""
+        call = {"tool": self.tool, **self.arguments}
+        return {**call, "missing": list(self.missing)} if self.missing else call
+
+
+def signature(tool: Tool) -> str:
+    """One line: `name(argument, optional?, choice: a|b) description`."""
+
+    def show(name: str, schema: Mapping[str, Any]) -> str:
+        mark = "" if name in tool.required else "?"
+        choices = f": {'|'.join(map(str, schema['enum']))}" if "enum" in schema else ""
+        return f"{name}{mark}{choices}"
+
+    arguments = ", ".join(show(name, schema) for name, schema in tool.arguments.items())
+    return f"{tool.name}({arguments}) {one_line(tool.description)}".rstrip()
+
+
+def render_prompt(tools: Sequence[Tool], context: Mapping[str, str], message: str) -> Prompt:
+    """The prompt for `message` with `tools` on offer, in the order given, and `context` fields below them."""
+    lines = ["tools:", *map(signature, tools), "context:"]
+    lines += [render_field(name, one_line(value)) for name, value in context.items()]
+    return Prompt(system="\n".join(lines), user=one_line(message))
+
+
+def render_call(call: ToolCall | None) -> str:
+    """The completion that stands for `call`; `None` is a refusal to call."""
+    if call is None:
+        return NO_TOOL
+    fields = [render_field(name, one_line(str(value))) for name, value in call.arguments.items()]
+    fields += [render_field(name, MISSING) for name in call.missing]
+    return "\n".join([call.tool, *fields])
+
+
+def parse_call(completion: str, tools: Sequence[Tool]) -> ToolCall | None:
+    """The call that `completion` stands for, its values cast to the types of the schema.
+
+    Raises:
+        ValueError: an unknown tool or argument, a missing required one, a value outside its enum or type.
+    """
+    name, *lines = completion.strip().split("\n")
+    if name == NO_TOOL and not lines:
+        return None
+    tool = next((tool for tool in tools if tool.name == name), None)
+    if tool is None:
+        raise ValueError(f"no such tool on offer: {name!r}")
+    given = dict(parse_fields(lines))
+    if unknown := given.keys() - tool.arguments.keys():
+        raise ValueError(f"{name} has no argument {sorted(unknown)[0]!r}")
+    if absent := tool.required - given.keys():
+        raise ValueError(f"{name} lacks {sorted(absent)[0]!r}")
+    missing = tuple(argument for argument, value in given.items() if value == MISSING)
+    values = {argument: _cast(value, tool.arguments[argument]) for argument, value in given.items() if value != MISSING}
+    return ToolCall(tool=name, arguments=values, missing=missing)
+
+
+def _cast(value: str, schema: Mapping[str, Any]) -> Any:
+    """`value` as the schema's type. Raises ValueError where it is outside the enum or no such number."""
+    casts = {"integer": int, "number": float, "boolean": {"true": True, "false": False}.__getitem__}
+    try:
+        typed = casts.get(schema.get("type", "string"), str)(value)
+    except KeyError:
+        raise ValueError(f"not a boolean: {value!r}") from None
+    if "enum" in schema and typed not in schema["enum"]:
+        raise ValueError(f"{value!r} is none of {schema['enum']}")
+    return typed

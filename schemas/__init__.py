@@ -1,0 +1,1 @@
+"""The ground: contracts, events, codec and topic catalogue. Imports nothing of ours."""

@@ -1,0 +1,145 @@
+"""A stream worker is killed or paused at the worst moments of a transaction: nothing lost, nothing twice.
+
+The readers are read_committed. Every input is either echoed or in the dead letters, exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from loom.embedded.kafka import EmbeddedKafka
+from runtime.ids import digest
+from runtime.kafka import Outgoing, apply_topics
+from schemas.codec import Codec
+from schemas.events import Chunk, DeadLetter, Document
+from schemas.topics import CHUNKS, DEAD_LETTERS, DOCUMENTS
+from tests.support.kafka import publish, read_all
+
+CODEC = Codec()
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def documents(count: int, salt: str) -> list[Outgoing]:
+    """`count` documents, every 50th of them without content."""
+    return [
+        Outgoing(
+            "documents",
+            f"{salt}-{i}".encode(),
+            CODEC.encode(
+                Document(doc_id=f"{salt}-{i}", revision=1, media_type="text/plain", source="test", title=None, content=None if i % 50 == 0 else b"x", claim_check=None)
+            ),
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[EmbeddedKafka]:
+    """A broker of the test's own, so that a topic holds this test's records alone."""
+    from loom.embedded.kafka import free_port
+
+    kafka = EmbeddedKafka(tmp_path / "kafka", free_port())
+    kafka.start()
+    asyncio.run(apply_topics(kafka.address, (DOCUMENTS, CHUNKS, DEAD_LETTERS)))
+    yield kafka
+    kafka.stop()
+
+
+@pytest.fixture
+def start(broker: EmbeddedKafka, tmp_path: Path) -> Iterator[Start]:
+    """Starts a worker: `start(milliseconds_inside_each_transaction)`."""
+    workers: list[subprocess.Popen[str]] = []
+
+    def begin(milliseconds: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.support.echo_worker", broker.address, "echo", str(tmp_path / f"faust-{len(workers)}"), str(milliseconds)]
+        workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=(tmp_path / f"worker-{len(workers)}.log").open("w"), text=True))
+        return workers[-1]
+
+    yield begin
+    for worker in workers:
+        if worker.poll() is None:
+            worker.send_signal(signal.SIGCONT)
+            worker.terminate()
+            try:
+                worker.wait(20)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+
+
+def until_open(worker: subprocess.Popen[str]) -> None:
+    """Returns when the worker has a transaction open."""
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "open\n"
+
+
+async def account(broker: str, inputs: list[Outgoing], seconds: float = 90) -> tuple[Counter[str], Counter[str]]:
+    """How often each input was echoed and parked, once all have been, or after `seconds`."""
+    expected = {(f"{r.topic}/{r.partition}/{r.offset}"): r for r in await read_all(broker, "documents")}
+    assert len(expected) == len(inputs)
+    end = time.monotonic() + seconds
+    while True:
+        echoed = Counter(CODEC.decode(Chunk, r.value).chunk_id for r in await read_all(broker, "chunks"))
+        parked = Counter(CODEC.decode(DeadLetter, r.value).letter_id for r in await read_all(broker, "dead-letters"))
+        if len(echoed) + len(parked) >= len(inputs) or time.monotonic() > end:
+            assert set(echoed) | set(parked) == {digest("echo", o) for o, r in expected.items() if CODEC.decode(Document, r.value).content} | {
+                digest("echo", o) for o, r in expected.items() if not CODEC.decode(Document, r.value).content
+            }
+            return echoed, parked
+        await asyncio.sleep(1)
+
+
+def assert_each_once(broker: EmbeddedKafka, inputs: list[Outgoing]) -> None:
+    """Nothing lost, nothing twice."""
+    echoed, parked = asyncio.run(account(broker.address, inputs))
+    assert [i for i, n in (echoed + parked).items() if n != 1] == []
+    assert len(parked) == sum(CODEC.decode(Document, r.value).content is None for r in inputs)
+
+
+def test_killed_inside_transactions(broker: EmbeddedKafka, start: Start) -> None:
+    inputs = documents(4000, "kill")
+    asyncio.run(publish(broker.address, inputs))
+    for _ in range(3):
+        worker = start(300)
+        until_open(worker)
+        worker.kill()
+    start(0)
+    assert_each_once(broker, inputs)
+
+
+@pytest.mark.parametrize("paused_for_seconds", [9])
+def test_zombie_wakes_up_before_its_offsets_are_sent(broker: EmbeddedKafka, start: Start, paused_for_seconds: int) -> None:
+    inputs = documents(3000, "zombie")
+    asyncio.run(publish(broker.address, inputs))
+    zombie = start(1500)
+    until_open(zombie)
+    zombie.send_signal(signal.SIGSTOP)
+    heir = start(0)
+    time.sleep(paused_for_seconds)
+    zombie.send_signal(signal.SIGCONT)
+    assert_each_once(broker, inputs)
+    assert zombie.wait(20) == 70
+    assert heir.poll() is None
+
+
+def test_workers_join_and_leave(broker: EmbeddedKafka, start: Start) -> None:
+    rng = random.Random(7)
+    first, second = documents(3000, "join"), documents(1500, "later")
+    asyncio.run(publish(broker.address, first))
+    start(50)
+    for _ in range(2):
+        guest = start(50)
+        time.sleep(rng.uniform(2, 4))
+        guest.terminate()
+        assert guest.wait(20) == 0
+    asyncio.run(publish(broker.address, second))
+    assert_each_once(broker, first + second)

@@ -1,0 +1,1 @@
+"""Factories, and small programs that tests kill."""
