@@ -10,10 +10,11 @@ depends_on = None
 STATEMENTS = (
     # the one table that topics can't rebuild
     "CREATE TABLE keys (owner text PRIMARY KEY, secret bytea, destroyed_at timestamptz)",
-    "CREATE TABLE document_revisions (doc_id text PRIMARY KEY, revision bigint NOT NULL, origin text NOT NULL)",
+    "CREATE TABLE document_revisions (doc_id text PRIMARY KEY, revision bigint NOT NULL, content_hash text, origin text NOT NULL)",
     "CREATE TABLE chunk_claims (content_hash text PRIMARY KEY, chunk_id text NOT NULL)",
-    "CREATE TABLE live_chunks (doc_id text NOT NULL, chunk_id text NOT NULL, revision bigint NOT NULL, PRIMARY KEY (doc_id, chunk_id))",
-    "CREATE TABLE teacher_units (unit_id text PRIMARY KEY, key_owner text NOT NULL, nonce bytea NOT NULL, ciphertext bytea NOT NULL)",
+    # added_by and withdrawn_by name the record that caused it, so that reading it again emits the same
+    "CREATE TABLE document_chunks (doc_id text, chunk_id text, ordinal int NOT NULL, content_hash text NOT NULL, added_by text NOT NULL, withdrawn_by text, PRIMARY KEY (doc_id, chunk_id))",
+    "CREATE TABLE teacher_units (unit_id text PRIMARY KEY, key_owner text NOT NULL, item_count int NOT NULL, nonce bytea NOT NULL, ciphertext bytea NOT NULL)",
     "CREATE TABLE results (result_id text PRIMARY KEY, request_id text NOT NULL, topic text NOT NULL, adapter text, version int, status text NOT NULL, output text, intent_index int NOT NULL, timings_ms jsonb NOT NULL, recorded_at timestamptz NOT NULL)",
     "CREATE INDEX results_request ON results (request_id)",
     "CREATE TABLE completions (request_id text PRIMARY KEY, status text NOT NULL, error text, recorded_at timestamptz NOT NULL)",

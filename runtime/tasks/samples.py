@@ -1,0 +1,131 @@
+"""The strict body of each task's training record, and the (prompt, completion) pair that it renders to.
+
+| task | input | output |
+| --- | --- | --- |
+| classify | `{"text"}` | `{"label"}` |
+| tool | `{"message", "context"}` | `{"calls": [{"tool", …}]}`, at most one call |
+| extract | `{"text"}` | `{"entities": [{"start", "end", "label"}]}`, offsets in the one-line text |
+| chat | `{"question", "passage"}` | `{"answer"}` |
+| cpt | `{}` | `{"text"}` |
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.tasks import chat, classify, extract, tool
+from runtime.tasks.prompt import Prompt, one_line
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """What a task may answer: labels or entity types, and tools."""
+
+    task: str
+    labels: tuple[str, ...] = ()
+    tools: tuple[tool.Tool, ...] = ()
+
+
+def render(spec: TaskSpec, body: Body, rng: random.Random | None = None) -> tuple[Prompt, str]:
+    """Prompt and completion of a training record; `rng` shuffles labels and tools on offer, None keeps their order.
+
+    Raises:
+        ValueError: the body is not of the task's shape, or its output is outside of what `spec` allows.
+    """
+    try:
+        given, wanted = body["input"], body["output"]
+        prompt, completion = _RENDERERS[spec.task](spec, given, wanted, rng)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a {spec.task} example: {type(error).__name__}: {error}") from error
+    if not prompt.user or not completion:
+        raise ValueError(f"not a {spec.task} example: empty input or output")
+    return prompt, completion
+
+
+def ask(spec: TaskSpec, given: Mapping[str, Any], rng: random.Random | None = None) -> Prompt:
+    """The prompt of `render`, for an input whose output is to be found."""
+    if spec.task == "classify":
+        return classify.render_prompt(_order(spec.labels, rng), given["text"])
+    if spec.task == "tool":
+        return tool.render_prompt(_order(spec.tools, rng), given.get("context", {}), given["message"])
+    if spec.task == "extract":
+        return extract.render_prompt(_order(spec.labels, rng), given["text"])
+    return chat.render_prompt(given["question"], given.get("passage", ""))
+
+
+def answer(spec: TaskSpec, completion: str, given: Mapping[str, Any]) -> Any:
+    """The JSON output that `completion` stands for.
+
+    Raises:
+        ValueError: it is not valid for `spec`.
+    """
+    if spec.task == "classify":
+        return classify.parse_label(completion, spec.labels)
+    if spec.task == "tool":
+        call = tool.parse_call(completion, spec.tools)
+        return call.to_json() if call else None
+    if spec.task == "extract":
+        return [e.to_json() for e in extract.parse_entities(completion, spec.labels, one_line(given["text"]))]
+    return completion.strip()
+
+
+def expected(spec: TaskSpec, wanted: Mapping[str, Any]) -> Any:
+    """A training record's output in the form that `answer` gives."""
+    if spec.task == "classify":
+        return wanted["label"]
+    if spec.task == "tool":
+        return wanted["calls"][0] if wanted["calls"] else None
+    if spec.task == "extract":
+        return wanted["entities"]
+    return wanted["answer"]
+
+
+def _order(items: Sequence[Any], rng: random.Random | None) -> list[Any]:
+    return rng.sample(list(items), k=len(items)) if rng else list(items)
+
+
+def _classify(spec: TaskSpec, given: Body, wanted: Body, rng: random.Random | None) -> tuple[Prompt, str]:
+    return ask(spec, given, rng), classify.parse_label(wanted["label"], spec.labels)
+
+
+def _tool(spec: TaskSpec, given: Body, wanted: Body, rng: random.Random | None) -> tuple[Prompt, str]:
+    calls = wanted["calls"]
+    if len(calls) > 1:
+        raise ValueError("a tool example holds one call at most: split the message into its requests")
+    if not calls:
+        return ask(spec, given, rng), tool.NO_TOOL
+    arguments = {name: value for name, value in calls[0].items() if name not in ("tool", "missing")}
+    declared = next((t for t in spec.tools if t.name == calls[0]["tool"]), None)
+    call = tool.ToolCall(calls[0]["tool"], arguments, tuple(calls[0].get("missing", ())))
+    completion = tool.render_call(call)
+    parsed = tool.parse_call(completion, spec.tools)
+    haystack = one_line(" ".join([given["message"], *given.get("context", {}).values()]))
+    for name, value in parsed.arguments.items() if parsed and declared else ():
+        schema = declared.arguments[name]
+        if schema.get("type", "string") == "string" and "enum" not in schema and one_line(str(value)) not in haystack:
+            raise ValueError(f"{name} is {value!r}, which is no span of the message or of the context")
+    return ask(spec, given, rng), completion
+
+
+def _extract(spec: TaskSpec, given: Body, wanted: Body, rng: random.Random | None) -> tuple[Prompt, str]:
+    text = one_line(given["text"])
+    entities = [extract.Entity(e["start"], e["end"], e["label"], text[e["start"] : e["end"]]) for e in wanted["entities"]]
+    completion = extract.render_entities(entities)
+    extract.parse_entities(completion, spec.labels, text)
+    return ask(spec, given, rng), completion
+
+
+def _chat(spec: TaskSpec, given: Body, wanted: Body, rng: random.Random | None) -> tuple[Prompt, str]:
+    return ask(spec, given, rng), one_line(wanted["answer"])
+
+
+def _cpt(spec: TaskSpec, given: Body, wanted: Body, rng: random.Random | None) -> tuple[Prompt, str]:
+    return Prompt("", "text"), str(wanted["text"]).strip()
+
+
+_RENDERERS = {"classify": _classify, "tool": _tool, "extract": _extract, "chat": _chat, "cpt": _cpt}

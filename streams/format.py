@@ -1,0 +1,125 @@
+"""format: `labels` become `examples`, and kept `examples` become the strict records of `datasets.*`.
+
+Everything that an adapter could not be trained on as it is declared is refused here, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runtime.errors import InvalidInput
+from runtime.ids import canonical_json, digest
+from runtime.kafka import Outgoing, Record
+from runtime.project import Project
+from runtime.sealing import seal, unseal
+from runtime.tasks import samples
+from runtime.tasks.prompt import one_line
+from schemas.events import DatasetRecord, Example, ExampleStatus, Label, RecordStatus, Split
+from schemas.topics import EXAMPLES, LABELS, dataset_topic
+from streams.context import Context, document_owner
+
+EVALUATION_SHARE = 10
+CPT = "cpt"
+
+
+def split_of(group_id: str) -> Split:
+    """One group in ten is for evaluation; a group never parts."""
+    return Split.EVALUATION if int(digest("split", group_id), 16) % EVALUATION_SHARE == 0 else Split.TRAIN
+
+
+def group_of(label: Label) -> str:
+    """Upstream's group, else the input's hash: equal inputs stay together."""
+    return label.group_id or digest("group", label.adapter, one_line(label.input).casefold())
+
+
+def label_owner(label_group: str) -> str:
+    """The key owner of a label's text."""
+    return f"label:{label_group}"
+
+
+def task_spec(project: Project, adapter: str) -> samples.TaskSpec:
+    """What `adapter` may answer. Raises InvalidInput when it is not declared."""
+    if adapter == CPT:
+        return samples.TaskSpec(CPT)
+    declared = project.adapters.get(adapter)
+    if declared is None:
+        raise InvalidInput(f"no adapter {adapter!r} is declared: one of {', '.join(project.adapters)}")
+    return samples.TaskSpec(declared.task, declared.labels, tuple(declared.declared_tools))
+
+
+def example_body(input_json: str, output_json: str) -> Mapping[str, Any]:
+    """The body of a record. Raises InvalidInput when a part is no JSON object."""
+    try:
+        body = {"input": json.loads(input_json), "output": json.loads(output_json)}
+    except ValueError as error:
+        raise InvalidInput(f"input and output must be JSON: {error}") from error
+    if not all(isinstance(part, dict) for part in body.values()):
+        raise InvalidInput("input and output must be JSON objects")
+    return body
+
+
+def check(spec: samples.TaskSpec, body: Mapping[str, Any]) -> None:
+    """Raises InvalidInput when `spec` can't be trained on `body`."""
+    try:
+        samples.render(spec, body)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from error
+
+
+class LabelStage:
+    """labels → examples."""
+
+    name = "label"
+    topic = LABELS.name
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def handle(self, record: Record) -> Sequence[Outgoing]:
+        label = self._context.codec.decode(Label, record.value)
+        spec = task_spec(self._context.project, label.adapter)
+        group = group_of(label)
+        given = wanted = None
+        if not label.withdrawn:
+            body = example_body(label.input, label.output)
+            check(spec, body)
+            key = await self._context.keys.key(label_owner(group))
+            given, wanted = seal(key, label.example_id, canonical_json(body["input"])), seal(key, label.example_id + ":output", canonical_json(body["output"]))
+        example = Example(
+            example_id=label.example_id, adapter=label.adapter, task=spec.task, input=given, output=wanted, group_id=group, chunk_id=None, doc_id=None,
+            teacher="upstream", prompt_version="", judge_score=None, licence=label.licence,
+            status=ExampleStatus.WITHDRAWN if label.withdrawn else ExampleStatus.KEPT, reason="withdrawn by upstream" if label.withdrawn else None,
+        )  # fmt: skip
+        return [self._context.outgoing(self.name, EXAMPLES.name, label.example_id, digest(label.example_id, record.origin), example, record)]
+
+
+class FormatStage:
+    """examples → datasets.*"""
+
+    name = "format"
+    topic = EXAMPLES.name
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def handle(self, record: Record) -> Sequence[Outgoing]:
+        example = self._context.codec.decode(Example, record.value)
+        if example.status is ExampleStatus.REJECTED:
+            return ()
+        spec = task_spec(self._context.project, example.adapter)
+        body = None
+        if example.status is ExampleStatus.KEPT:
+            if example.input is None or example.output is None:
+                raise InvalidInput(f"example {example.example_id} is kept and has no text")
+            owner = document_owner(example.doc_id) if example.doc_id else label_owner(example.group_id)
+            key = await self._context.keys.key(owner)
+            plain = example_body(unseal(key, example.example_id, example.input), unseal(key, example.example_id + ":output", example.output))
+            check(spec, plain)
+            body = seal(key, example.example_id + ":body", canonical_json(plain))
+        made = DatasetRecord(
+            example_id=example.example_id, adapter=example.adapter, task=spec.task, split=split_of(example.group_id), group_id=example.group_id,
+            body=body, status=RecordStatus.LIVE if body else RecordStatus.WITHDRAWN,
+        )  # fmt: skip
+        return [self._context.outgoing(self.name, dataset_topic(example.adapter).name, example.example_id, digest(example.example_id, record.origin), made, record)]

@@ -1,0 +1,38 @@
+"""What a parser makes of a document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class BlockKind(StrEnum):
+    """What a block is to the chunker: headings make the path, tables and code stay whole."""
+
+    HEADING = "heading"
+    TEXT = "text"
+    LIST_ITEM = "list_item"
+    TABLE = "table"
+    CODE = "code"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of a document in reading order. `level` is a heading's, from 1; `page` counts from 1, None without pages."""
+
+    kind: BlockKind
+    text: str
+    level: int = 0
+    page: int | None = None
+
+    def markdown(self) -> str:
+        """The block as Markdown."""
+        match self.kind:
+            case BlockKind.HEADING:
+                return f"{'#' * max(1, self.level)} {self.text}"
+            case BlockKind.LIST_ITEM:
+                return f"- {self.text}"
+            case BlockKind.CODE:
+                return f"```\n{self.text}\n```"
+            case _:
+                return self.text

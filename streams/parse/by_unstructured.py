@@ -1,0 +1,105 @@
+"""Markdown, HTML and plain text by unstructured, the parser of record.
+
+Its tokenizer would fetch a spaCy model at the first call; a blank English pipeline that splits sentences takes its
+place, so that nothing leaves the machine. Labels then rest on structure (headings, lists, tables), not on grammar.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from typing import Any
+
+from ftfy import fix_text
+
+from runtime.errors import InvalidInput
+from streams.parse.blocks import Block, BlockKind
+
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("SCARF_NO_ANALYTICS", "true")
+os.environ.setdefault("UNSTRUCTURED_DISABLE_NOTICE", "1")
+
+FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
+FRONT_TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
+TEMPLATE = re.compile(r"<script[^>]*type=\"text/x-handlebars-template\"[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
+KINDS = {"Title": BlockKind.HEADING, "ListItem": BlockKind.LIST_ITEM, "Table": BlockKind.TABLE, "CodeSnippet": BlockKind.CODE}
+LEFT_OUT = {"Header", "Footer", "PageBreak", "PageNumber", "Image"}
+
+
+@cache
+def _offline() -> None:
+    """Puts the blank pipeline where unstructured looks for its model."""
+    import spacy
+    from unstructured.nlp import tokenize
+
+    pipeline = spacy.blank("en")
+    pipeline.add_pipe("sentencizer")
+    tokenize._get_nlp = lambda: pipeline
+
+
+def decode(data: bytes) -> str:
+    """The text of `data`, whatever its encoding, with broken Unicode repaired. Raises InvalidInput for binary data."""
+    if b"\0" in data[:4096] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InvalidInput("binary data where text was promised: check the media type")
+    for encoding in ("utf-8-sig", "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "cp1252", "latin-1"):
+        try:
+            return fix_text(data.decode(encoding))
+        except UnicodeDecodeError:
+            continue
+    raise AssertionError("latin-1 decodes anything")
+
+
+def markdown(data: bytes) -> list[Block]:
+    """Blocks of a Markdown document; a title in its front matter becomes the first heading."""
+    _offline()
+    from unstructured.partition.md import partition_md
+
+    source = decode(data)
+    front = FRONT_MATTER.match(source)
+    title = FRONT_TITLE.search(front.group(1)) if front else None
+    body = source[front.end() :] if front else source
+    blocks = _blocks(partition_md(text=body)) if body.strip() else []
+    return [Block(BlockKind.HEADING, title.group(1), 1), *blocks] if title else blocks
+
+
+def html(data: bytes) -> list[Block]:
+    """Blocks of an HTML page; a body that sits in a template script is taken out of it."""
+    _offline()
+    from unstructured.partition.html import partition_html
+
+    source = decode(data)
+    templates = TEMPLATE.findall(source)
+    return _blocks(partition_html(text="\n".join(templates) if templates else source))
+
+
+def text(data: bytes) -> list[Block]:
+    """Paragraphs of plain text."""
+    _offline()
+    from unstructured.partition.text import partition_text
+
+    return [Block(BlockKind.LIST_ITEM if e.category == "ListItem" else BlockKind.TEXT, e.text) for e in partition_text(text=decode(data))]
+
+
+def _blocks(elements: list[Any]) -> list[Block]:
+    kept = [e for e in elements if e.category not in LEFT_OUT and e.text.strip()]
+    return [Block(KINDS.get(e.category, BlockKind.TEXT), _text(e), (e.metadata.category_depth or 0) + 1 if e.category == "Title" else 0, e.metadata.page_number) for e in kept]
+
+
+def _text(element: Any) -> str:
+    if element.category == "Table" and element.metadata.text_as_html:
+        return _markdown_table(element.metadata.text_as_html)
+    return str(element.text)
+
+
+def _markdown_table(source: str) -> str:
+    """An HTML table as a Markdown table."""
+    from bs4 import BeautifulSoup
+
+    rows = [[" ".join(cell.get_text(" ").split()).replace("|", "\\|") for cell in row.find_all(["td", "th"])] for row in BeautifulSoup(source, "html.parser").find_all("tr")]
+    rows = [row for row in rows if row]
+    if not rows:
+        return ""
+    width = max(map(len, rows))
+    lines = ["| " + " | ".join(row + [""] * (width - len(row))) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * width, *lines[1:]])

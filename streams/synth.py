@@ -1,0 +1,149 @@
+"""synth: `chunks` in, `examples` out: grounded questions for the chat adapters, raw text for continued pre-training.
+
+State: `teacher_units`: a (chunk, task, prompt version, teacher) is asked for once, ever; its reply is kept sealed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from runtime.errors import InvalidInput, Transient
+from runtime.ids import canonical_json, digest
+from runtime.kafka import Outgoing, Record
+from runtime.sealing import Key, open_bytes, seal, seal_bytes, unseal
+from schemas.events import Chunk, ChunkStatus, Example, ExampleStatus
+from schemas.topics import CHUNKS, EXAMPLES
+from streams.context import Context, document_owner
+from streams.format import CPT
+from streams.teacher.questions import PROMPT_VERSION, QuestionAnswer
+
+CPT_VERSION = "text-1"
+
+
+class Teacher(Protocol):
+    """Who writes examples."""
+
+    name: str
+
+    async def ask(self, passage: str, heading: str) -> list[QuestionAnswer]:
+        """Questions on `passage`. Raises Transient when the teacher can't be reached, InvalidInput when its reply can't be read."""
+
+
+class DistilabelTeacher:
+    """A teacher behind distilabel: `format_input`, the LLM, `format_output`."""
+
+    def __init__(self, name: str, task: Any) -> None:
+        self.name = name
+        self._task = task
+
+    async def ask(self, passage: str, heading: str) -> list[QuestionAnswer]:
+        given = {"passage": passage, "heading": heading}
+        try:
+            reply = await self._task.llm.agenerate(self._task.format_input(given))
+        except Exception as error:
+            raise Transient(f"teacher {self.name}: {type(error).__name__}: {error}") from error
+        questions: list[QuestionAnswer] | None = self._task.format_output(reply["generations"][0], given)["questions"]
+        if questions is None:
+            raise InvalidInput(f"teacher {self.name} gave a reply that is not the JSON list that was asked for")
+        return questions
+
+
+def offline_teacher() -> DistilabelTeacher:
+    """The offline teacher."""
+    from streams.teacher.offline import NAME, OfflineTeacher
+    from streams.teacher.questions import PassageQuestions
+
+    task = PassageQuestions(llm=OfflineTeacher())
+    task.load()
+    return DistilabelTeacher(NAME, task)
+
+
+def remote_teacher(url: str, model: str, key: str) -> DistilabelTeacher:
+    """A teacher at any OpenAI-compatible endpoint."""
+    from distilabel.models.llms import OpenAILLM
+
+    from streams.teacher.questions import PassageQuestions
+
+    task = PassageQuestions(llm=OpenAILLM(model=model, base_url=url, api_key=key, generation_kwargs={"max_new_tokens": 512, "temperature": 0.0}))
+    task.load()
+    return DistilabelTeacher(model, task)
+
+
+class SynthStage:
+    """The stage."""
+
+    name = "synth"
+    topic = CHUNKS.name
+
+    def __init__(self, context: Context, teacher: Teacher) -> None:
+        self._context = context
+        self._teacher = teacher
+        self._chat = [name for name, adapter in context.project.adapters.items() if adapter.task == "chat"]
+
+    async def handle(self, record: Record) -> Sequence[Outgoing]:
+        chunk = self._context.codec.decode(Chunk, record.value)
+        if chunk.status is ChunkStatus.DUPLICATE:
+            return ()
+        examples = await (self._withdraw(chunk) if chunk.status is ChunkStatus.WITHDRAWN else self._make(chunk))
+        return [self._context.outgoing(self.name, EXAMPLES.name, e.example_id, digest(e.example_id, record.origin), e, record) for e in examples]
+
+    async def _make(self, chunk: Chunk) -> list[Example]:
+        if chunk.text is None or chunk.heading_path is None:
+            raise InvalidInput(f"chunk {chunk.chunk_id} is live and has no text")
+        key = await self._context.keys.key(document_owner(chunk.doc_id))
+        text, heading = unseal(key, chunk.chunk_id, chunk.text), unseal(key, chunk.chunk_id + ":path", chunk.heading_path)
+        made = [self._example(chunk, CPT, CPT, CPT_VERSION, 0, {}, {"text": f"{heading}\n\n{text}" if heading else text}, key, text)]
+        pairs = await self._questions(chunk, text, heading, key) if self._chat else []
+        for adapter in self._chat:
+            for ordinal, pair in enumerate(pairs):
+                given = {"question": pair.question, "passage": text}
+                made.append(self._example(chunk, adapter, "chat", PROMPT_VERSION, ordinal, given, {"answer": pair.answer}, key, text))
+        return made
+
+    def _example(self, chunk: Chunk, adapter: str, task: str, version: str, ordinal: int, given: dict[str, str], wanted: dict[str, str], key: Key, text: str) -> Example:
+        teacher = "none" if task == CPT else self._teacher.name
+        example_id = _example_id(chunk.chunk_id, adapter, version, teacher, ordinal)
+        answer = " ".join(wanted.get("answer", "").split())
+        grounded = task == CPT or (bool(answer) and answer in " ".join(text.split()))
+        return Example(
+            example_id=example_id, adapter=adapter, task=task, input=seal(key, example_id, canonical_json(given)), output=seal(key, example_id + ":output", canonical_json(wanted)),
+            group_id=chunk.doc_id, chunk_id=chunk.chunk_id, doc_id=chunk.doc_id, teacher=teacher, prompt_version=version, judge_score=None,
+            status=ExampleStatus.KEPT if grounded else ExampleStatus.REJECTED, reason=None if grounded else "the answer is no span of the passage",
+        )  # fmt: skip
+
+    async def _questions(self, chunk: Chunk, text: str, heading: str, key: Key) -> list[QuestionAnswer]:
+        """The teacher's questions on a chunk, asked for once."""
+        unit = _unit_id(chunk.chunk_id, self._teacher.name)
+        row = await self._context.pool.fetchrow("SELECT nonce, ciphertext FROM teacher_units WHERE unit_id = $1", unit)
+        if row is not None:
+            return [QuestionAnswer(**pair) for pair in json.loads(open_bytes(key, unit, row["nonce"], row["ciphertext"]))]
+        pairs = await self._teacher.ask(text, heading)
+        reply = canonical_json([{"question": pair.question, "answer": pair.answer} for pair in pairs])
+        nonce, ciphertext = seal_bytes(key, unit, reply.encode())
+        await self._context.pool.execute(
+            "INSERT INTO teacher_units (unit_id, key_owner, item_count, nonce, ciphertext) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+            unit, key.key_id, len(pairs), nonce, ciphertext,
+        )  # fmt: skip
+        return pairs
+
+    async def _withdraw(self, chunk: Chunk) -> list[Example]:
+        count = await self._context.pool.fetchval("SELECT item_count FROM teacher_units WHERE unit_id = $1", _unit_id(chunk.chunk_id, self._teacher.name))
+        named = [(CPT, CPT, CPT_VERSION, "none", 0)]
+        named += [(adapter, "chat", PROMPT_VERSION, self._teacher.name, ordinal) for adapter in self._chat for ordinal in range(count or 0)]
+        return [
+            Example(
+                example_id=_example_id(chunk.chunk_id, adapter, version, teacher, ordinal), adapter=adapter, task=task, input=None, output=None, group_id=chunk.doc_id,
+                chunk_id=chunk.chunk_id, doc_id=chunk.doc_id, teacher=teacher, prompt_version=version, judge_score=None, status=ExampleStatus.WITHDRAWN, reason="its chunk was withdrawn",
+            )  # fmt: skip
+            for adapter, task, version, teacher, ordinal in named
+        ]
+
+
+def _example_id(chunk_id: str, adapter: str, version: str, teacher: str, ordinal: int) -> str:
+    return digest("example", chunk_id, adapter, version, teacher, ordinal)
+
+
+def _unit_id(chunk_id: str, teacher: str) -> str:
+    return digest("unit", chunk_id, PROMPT_VERSION, teacher)

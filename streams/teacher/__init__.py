@@ -1,0 +1,1 @@
+"""Teachers, behind distilabel's tasks and LLM interface."""

@@ -1,0 +1,61 @@
+"""The task that asks a teacher for questions on a passage, each answered by a span of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from distilabel.steps.tasks import Task
+from distilabel.typing import ChatType, StepColumns
+from pydantic import Field
+
+PROMPT_VERSION = "questions-1"
+PASSAGE = re.compile(r"<passage>\n(.*)\n</passage>", re.DOTALL)
+INSTRUCTION = """Write up to {count} questions that a customer could ask and that this passage answers. The answer must be copied from the passage word for word.
+Reply with a JSON list and nothing else: [{{"question": "...", "answer": "..."}}]
+
+Heading: {heading}
+<passage>
+{passage}
+</passage>"""
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionAnswer:
+    """A question with the words of the passage that answer it."""
+
+    question: str
+    answer: str
+
+
+class PassageQuestions(Task):  # type: ignore[misc]
+    """distilabel task: `passage`, `heading` in, `questions` out; None where the reply can't be read."""
+
+    count: int = Field(3, ge=1)
+
+    @property
+    def inputs(self) -> StepColumns:
+        return ["passage", "heading"]
+
+    @property
+    def outputs(self) -> StepColumns:
+        return ["questions"]
+
+    def format_input(self, input: dict[str, Any]) -> ChatType:  # noqa: A002 - distilabel's name
+        return [{"role": "user", "content": INSTRUCTION.format(count=self.count, heading=input["heading"], passage=input["passage"])}]
+
+    def format_output(self, output: str | None, input: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: A002 - distilabel's name
+        return {"questions": read_reply(output)}
+
+
+def read_reply(reply: str | None) -> list[QuestionAnswer] | None:
+    """The pairs of a teacher's reply; None when it is not what was asked for."""
+    found = re.search(r"\[.*\]", reply or "", re.DOTALL)
+    if not found:
+        return None
+    try:
+        return [QuestionAnswer(str(row["question"]), str(row["answer"])) for row in json.loads(found.group())]
+    except (ValueError, KeyError, TypeError):
+        return None
