@@ -1,0 +1,26 @@
+"""A message into clauses, since one vector ranks several intents badly. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from runtime.tasks.prompt import one_line
+
+BREAK = re.compile(r"(?<=[.!?;])\s+|,\s+(?=(?:and|but|so|then|also|please|can|could|would|will)\b)|\s+(?=(?:and then|and also|and tell|and can|and could|and please|afterwards|as well as)\b)|\s+and\s+(?=(?:cancel|check|change|reset|restart|reboot|refund|track|open|send|call|ring|phone|set|tell|give|get|show|create|update|stop|end|file|download|find|look)\b)|,\s+(?=(?:cancel|check|change|reset|restart|reboot|refund|track|open|send|call|tell)\b)")
+LEAD = re.compile(r"^(?:and then|and also|and|but|so|then|also|afterwards|as well as)\b[\s,]*", re.IGNORECASE)
+TRAIL = re.compile(r"(?:\s+(?:and|then|also|too)|,)+$", re.IGNORECASE)
+MIN_LETTERS = 2
+
+
+def clauses(text: str) -> list[str]:
+    """The clauses of `text` in order; a text that can't be cut is one clause. A colon opens a quotation: behind it
+    nothing is cut before the sentence ends."""
+    found = []
+    for part in re.split(r"(?<=[.!?;])\s+", one_line(text)):
+        head, colon, quoted = part.partition(": ")
+        pieces = [p for p in BREAK.split(head) if p]
+        if colon and pieces:
+            pieces[-1] = f"{pieces[-1]}: {quoted}"
+        found += [TRAIL.sub("", LEAD.sub("", piece)).strip() for piece in pieces]
+    kept = [clause for clause in found if sum(c.isalnum() for c in clause) >= MIN_LETTERS]
+    return kept or [one_line(text)]

@@ -1,0 +1,40 @@
+"""Engines behind one port."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What an engine made of a prompt: the text, its length in tokens, the mean probability of its tokens."""
+
+    text: str
+    token_count: int
+    confidence: float
+
+
+class Engine(Protocol):
+    """One base model with named adapters. A name stands for one set of weights, for ever."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def add(self, name: str, folder: Path) -> None:
+        """Loads the adapter in `folder` as `name`. Raises InvalidInput when the engine can't."""
+
+    async def remove(self, name: str) -> None:
+        """Unloads `name`, and returns when the engine no longer lists it."""
+
+    def names(self) -> frozenset[str]:
+        """The loaded adapters."""
+
+    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int) -> Generation:
+        """Greedy completion of the token ids `prompt`. Raises Transient when the engine fails."""
+
+    async def probe(self, prompt: Sequence[int], adapter: str | None) -> dict[int, float]:
+        """Log probabilities of the likeliest first tokens."""

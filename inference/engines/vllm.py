@@ -1,0 +1,110 @@
+"""vLLM in this process' charge: the CPU build here, CUDA there. Adapters are swapped a request.
+
+Names and ids are never used twice: vLLM keys its prefix cache by the adapter's name alone, so a new adapter under an
+old name would answer with the old one's cache. `load_inplace` is never used.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inference.engines import Generation
+from runtime.errors import InvalidInput, Transient
+
+if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
+
+
+class VllmEngine:
+    """`max_loras` adapters run in one batch; up to `max_cpu_loras` stay loaded."""
+
+    def __init__(self, base: str, max_loras: int = 8, max_cpu_loras: int = 16, max_rank: int = 16, max_model_len: int = 1024) -> None:
+        self._arguments = {
+            "model": base, "enable_lora": True, "max_loras": max_loras, "max_cpu_loras": max_cpu_loras, "max_lora_rank": max_rank,
+            "max_model_len": max_model_len, "enforce_eager": True, "disable_log_stats": True, "enable_log_requests": False,
+        }  # fmt: skip
+        self._engine: AsyncLLM | None = None
+        self._loaded: dict[str, LoRARequest] = {}
+        self._ids = itertools.count(1)
+
+    async def start(self) -> None:
+        """Starts the engine's process; returns when it can answer."""
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
+        await self._engine.check_health()
+
+    async def stop(self) -> None:
+        """Ends the engine's process."""
+        if self._engine is not None:
+            self._engine.shutdown()
+            self._engine = None
+
+    async def add(self, name: str, folder: Path) -> None:
+        from vllm.lora.request import LoRARequest
+
+        request = LoRARequest(lora_name=name, lora_int_id=next(self._ids), lora_path=str(folder))
+        try:
+            await self._running.add_lora(request)
+        except Exception as error:
+            raise InvalidInput(f"the engine can't load {name}: {error}") from error
+        self._loaded[name] = request
+
+    async def remove(self, name: str) -> None:
+        request = self._loaded.pop(name)
+        await self._running.remove_lora(request.lora_int_id)
+        if request.lora_int_id in await self._running.list_loras():
+            raise Transient(f"the engine still lists {name} after its removal")
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self._loaded)
+
+    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int) -> Generation:
+        from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+
+        structured = StructuredOutputsParams(grammar=grammar) if grammar else None
+        output = await self._last(prompt, adapter, SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=0, structured_outputs=structured))
+        mean = (output.cumulative_logprob or 0.0) / max(1, len(output.token_ids))
+        return Generation(output.text, len(output.token_ids), math.exp(mean))
+
+    async def probe(self, prompt: Sequence[int], adapter: str | None) -> dict[int, float]:
+        from vllm.sampling_params import SamplingParams
+
+        output = await self._last(prompt, adapter, SamplingParams(temperature=0.0, max_tokens=1, logprobs=10))
+        return {token: entry.logprob for token, entry in output.logprobs[0].items()}
+
+    @property
+    def _running(self) -> AsyncLLM:
+        if self._engine is None:
+            raise Transient("the engine is not running")
+        return self._engine
+
+    async def _last(self, prompt: Sequence[int], adapter: str | None, sampling: Any) -> Any:
+        """The finished output of one request."""
+        from vllm.inputs import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        lora = self._loaded[adapter] if adapter else None
+        final = None
+        try:
+            async for final in self._running.generate(TokensPrompt(prompt_token_ids=list(prompt)), sampling, uuid.uuid4().hex, lora_request=lora):
+                pass
+        except EngineDeadError as error:
+            raise Transient(f"the engine died: {error}") from error
+        except ValueError as error:
+            raise InvalidInput(f"the engine refuses the request: {error}") from error
+        if final is None:
+            raise Transient("the engine gave no output")
+        return final.outputs[0]

@@ -1,0 +1,138 @@
+"""A request into results: route, ask every adapter at once, one terminal result an intent, one last word."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inference.engines import Engine
+from inference.residency import Residency
+from inference.router import Intent, Router
+from runtime.errors import InvalidInput
+from runtime.ids import canonical_json, digest
+from runtime.project import Adapter, Project
+from runtime.tasks.grammar import MAX_TOKENS, grammar
+from runtime.tasks.prompt import prompt_ids
+from runtime.tasks.samples import TaskSpec, answer, ask
+from schemas.events import CompletionStatus, Request, RequestCompleted, Result, ResultReference, ResultStatus
+from schemas.topics import result_topic
+
+ADAPTER_ID = re.compile(r"^([a-z][a-z0-9-]{0,31})(?:@([1-9][0-9]{0,8}))?$")
+MAX_TEXT_CHARACTERS = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Results with the topics that they go to, and the last word."""
+
+    results: tuple[tuple[str, Result], ...]
+    completed: RequestCompleted
+
+
+def task_input(task: str, text: str, context: Mapping[str, str]) -> dict[str, Any]:
+    """A request's text as the input of a task."""
+    if task == "tool":
+        return {"message": text, "context": dict(context)}
+    return {"question": text} if task == "chat" else {"text": text}
+
+
+def allowed(adapter: Adapter, names: Sequence[str] | None) -> TaskSpec:
+    """What the adapter may answer to a request that allows the tools `names`; text can't widen it."""
+    tools = [tool for tool in adapter.declared_tools if names is None or tool.name in names]
+    return TaskSpec(adapter.task, adapter.labels, tuple(tools))
+
+
+class Service:
+    """Answers requests. Holds no state of its own."""
+
+    def __init__(self, project: Project, engine: Engine, router: Router, residency: Residency, tokenizer: Any) -> None:
+        self._project, self._engine, self._router, self._residency, self._tokenizer = project, engine, router, residency, tokenizer
+
+    async def answer(self, request: Request, now_ms: int) -> Answer:
+        """The answer to `request`; `now_ms` is the time in epoch milliseconds.
+
+        Raises:
+            Transient: the engine fails; nothing was answered.
+        """
+        if request.deadline_ms is not None and now_ms > request.deadline_ms:
+            return self._closed(request, CompletionStatus.EXPIRED, f"the deadline passed {now_ms - request.deadline_ms} ms ago")
+        if len(request.text) > MAX_TEXT_CHARACTERS:
+            return self._closed(request, CompletionStatus.FAILED, f"the text has {len(request.text)} characters, {MAX_TEXT_CHARACTERS} at most")
+        if not request.text.strip():
+            return self._closed(request, CompletionStatus.FAILED, "the text is empty")
+        began = time.perf_counter()
+        try:
+            intents, version = await self._intents(request)
+        except InvalidInput as error:
+            return self._closed(request, CompletionStatus.FAILED, str(error))
+        route_ms = (time.perf_counter() - began) * 1000
+        results = await asyncio.gather(*(self._result(request, intents, i, version, route_ms) for i in range(len(intents))))
+        return self._complete(request, intents, results)
+
+    async def _intents(self, request: Request) -> tuple[list[Intent], int | None]:
+        if request.adapter_id is None:
+            return await self._router.route(request.text), None
+        found = ADAPTER_ID.match(request.adapter_id)
+        if not found or found.group(1) not in self._project.adapters:
+            raise InvalidInput(f"no adapter {request.adapter_id[:64]!r}: one of {', '.join(self._project.adapters)}, also with @version")
+        return [Intent(found.group(1), request.text, 1.0)], int(found.group(2)) if found.group(2) else None
+
+    async def _result(self, request: Request, intents: Sequence[Intent], index: int, version: int | None, route_ms: float) -> tuple[str, Result]:
+        intent = intents[index]
+        declared = self._project.adapters[intent.adapter]
+        async with self._residency.lease(intent.adapter, version) as held:
+            status, output, error, confidence, generate_ms = ResultStatus.REFUSED, None, None, None, 0.0
+            if held is None:
+                error = f"adapter {intent.adapter} has no live version" + (f" {version}" if version else "")
+            else:
+                began = time.perf_counter()
+                try:
+                    output, confidence = await self._generate(declared, request, intent, held.engine_name)
+                    status = ResultStatus.OK
+                except (ValueError, InvalidInput) as failure:
+                    status, error = ResultStatus.FAILED, str(failure)
+                generate_ms = (time.perf_counter() - began) * 1000
+        result = Result(
+            result_id=digest("result", request.request_id, declared.task, index), request_id=request.request_id, task=declared.task, adapter=intent.adapter,
+            version=held.version if held else None, engine_name=held.engine_name if held else None, intent_index=index, intent_count=len(intents), text=intent.text,
+            output=output, confidence=confidence, timings_ms={"route": route_ms, "generate": generate_ms}, status=status, error=error,
+        )  # fmt: skip
+        return result_topic(declared.result).name, result
+
+    async def _generate(self, declared: Adapter, request: Request, intent: Intent, engine_name: str | None) -> tuple[str, float]:
+        """JSON output and confidence. Raises ValueError or InvalidInput when there is no valid one."""
+        spec = allowed(declared, request.tools)
+        given = task_input(spec.task, intent.text, request.context)
+        ids = prompt_ids(self._tokenizer, ask(spec, given))
+        made = await self._engine.generate(ids, engine_name, grammar(spec, given), MAX_TOKENS[spec.task])
+        return canonical_json(answer(spec, made.text, given)), made.confidence
+
+    async def base_answer(self, request: Request, adapter: str) -> str | None:
+        """What the base alone answers, under the same prompt and grammar; None when it is not valid."""
+        try:
+            output, _ = await self._generate(self._project.adapters[adapter], request, Intent(adapter, request.text, 1.0), None)
+        except ValueError:
+            return None
+        return output
+
+    def _complete(self, request: Request, intents: Sequence[Intent], results: Sequence[tuple[str, Result]]) -> Answer:
+        """The last word: unknown when only adapters that see every message answered."""
+        good = [result for _, result in results if result.status is ResultStatus.OK]
+        if all(intent.always for intent in intents):
+            status = CompletionStatus.UNKNOWN
+        elif len(good) == len(results):
+            status = CompletionStatus.OK
+        else:
+            status = CompletionStatus.PARTIAL if good else CompletionStatus.FAILED
+        references = tuple(ResultReference(result_id=result.result_id, topic=topic) for topic, result in results)
+        error = next((result.error for _, result in results if result.error), None)
+        return Answer(tuple(results), RequestCompleted(request_id=request.request_id, status=status, results=references, error=error))
+
+    def _closed(self, request: Request, status: CompletionStatus, error: str) -> Answer:
+        return Answer((), RequestCompleted(request_id=request.request_id, status=status, error=error))
+
+

@@ -1,0 +1,40 @@
+"""Reading whole topics from the start and going on: for those who keep their state in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from runtime.kafka import Record, consumer
+
+
+class Follower:
+    """Follows `topics` (with their partition counts) without a group, read_committed."""
+
+    def __init__(self, broker: str, topics: dict[str, int]) -> None:
+        self._partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)]
+        self._client: AIOKafkaConsumer = consumer(broker)
+        self._ends: dict[TopicPartition, int] = {}
+
+    async def start(self) -> None:
+        """Connects, and notes where the topics end now."""
+        await self._client.start()
+        self._client.assign(self._partitions)
+        self._ends = await self._client.end_offsets(self._partitions)
+        await self._client.seek_to_beginning(*self._partitions)
+
+    async def stop(self) -> None:
+        """Disconnects."""
+        await self._client.stop()
+
+    async def caught_up(self) -> bool:
+        """Whether everything that was there at the start has been returned."""
+        positions = await asyncio.gather(*(self._client.position(p) for p in self._partitions))
+        return all(position >= self._ends[p] for p, position in zip(self._partitions, positions, strict=True))
+
+    async def poll(self, timeout_ms: int = 200) -> Sequence[Record]:
+        """The next records."""
+        batches = await self._client.getmany(timeout_ms=timeout_ms)
+        return [Record(m.topic, m.partition, m.offset, m.key, m.value, tuple(m.headers)) for batch in batches.values() for m in batch]

@@ -1,0 +1,107 @@
+"""How good a model is on held-out examples of one task, under the prompts and grammars of serving."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runtime.tasks.grammar import MAX_TOKENS, grammar
+from runtime.tasks.samples import TaskSpec, answer, ask, expected
+from trainers.generate import generate
+from trainers.snapshot import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+METRIC = {"classify": "macro_f1", "tool": "call_accuracy", "extract": "entity_f1", "chat": "token_f1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """`score` is the task's metric over all examples; `each` is 0 to 1 an example, for paired comparison."""
+
+    metric: str
+    score: float
+    each: tuple[float, ...]
+    valid_share: float
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+        return len(self.each)
+
+
+def evaluate(model: PreTrainedModel, tokenizer: Any, spec: TaskSpec, rows: Sequence[Row]) -> Evaluation:
+    """The evaluation of `model` on `rows`, with labels and tools in their declared order."""
+    inputs = [row.body["input"] for row in rows]
+    prompts = [ask(spec, given) for given in inputs]
+    completions = generate(model, tokenizer, prompts, [grammar(spec, given) for given in inputs], MAX_TOKENS[spec.task])
+    answers = [_answer(spec, completion, given) for completion, given in zip(completions, inputs, strict=True)]
+    return score(spec, answers, [expected(spec, row.body["output"]) for row in rows])
+
+
+class Invalid:
+    """What stands for an answer that could not be read."""
+
+
+def _answer(spec: TaskSpec, completion: str, given: Mapping[str, Any]) -> Any:
+    try:
+        return answer(spec, completion, given)
+    except ValueError:
+        return Invalid()
+
+
+def score(spec: TaskSpec, answers: Sequence[Any], wanted: Sequence[Any]) -> Evaluation:
+    """The evaluation of `answers` against `wanted`, both in the form of `samples.answer`."""
+    each = tuple(_one(spec.task, got, want) for got, want in zip(answers, wanted, strict=True))
+    valid = sum(not isinstance(got, Invalid) for got in answers) / max(1, len(answers))
+    total = macro_f1(answers, wanted) if spec.task == "classify" else entity_f1(answers, wanted) if spec.task == "extract" else sum(each) / max(1, len(each))
+    return Evaluation(METRIC[spec.task], total, each, valid)
+
+
+def _one(task: str, got: Any, want: Any) -> float:
+    if isinstance(got, Invalid):
+        return 0.0
+    if task == "extract":
+        return float(_spans(got) == _spans(want))
+    return token_f1(got, want) if task == "chat" else float(got == want)
+
+
+def _spans(entities: Sequence[Mapping[str, Any]]) -> set[tuple[int, int, str]]:
+    return {(e["start"], e["end"], e["label"]) for e in entities}
+
+
+def macro_f1(answers: Sequence[Any], wanted: Sequence[Any]) -> float:
+    """Mean F1 of the labels that occur in `wanted`."""
+    from sklearn.metrics import f1_score
+
+    labels = sorted(set(wanted))
+    return float(f1_score(wanted, [a if isinstance(a, str) else "" for a in answers], labels=labels, average="macro", zero_division=0.0))
+
+
+def entity_f1(answers: Sequence[Any], wanted: Sequence[Any]) -> float:
+    """Micro F1 of exact spans with their types (CoNLL-2003's measure)."""
+    got = [_spans(a) if not isinstance(a, Invalid) else set() for a in answers]
+    want = [_spans(w) for w in wanted]
+    hits = sum(len(g & w) for g, w in zip(got, want, strict=True))
+    return 2 * hits / max(1, sum(map(len, got)) + sum(map(len, want)))
+
+
+def token_f1(got: str, want: str) -> float:
+    """Overlap of words, as SQuAD 1.1 scores answers (Rajpurkar et al. 2016, section 4)."""
+    a, b = Counter(got.lower().split()), Counter(want.lower().split())
+    shared = (a & b).total()
+    return 2 * shared / (a.total() + b.total()) if shared else 0.0
+
+
+def paired_lower_bound(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """95 % lower bound of the mean difference `ours` - `theirs` on the same examples (normal approximation)."""
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if len(differences) < 2:
+        return -math.inf
+    mean = sum(differences) / len(differences)
+    variance = sum((d - mean) ** 2 for d in differences) / (len(differences) - 1)
+    return mean - 1.96 * math.sqrt(variance / len(differences))

@@ -1,0 +1,58 @@
+"""Supervised fine-tuning of a LoRA adapter with TRL and PEFT.
+
+Loss on completions alone, with masks from the one renderer; LoRA on all linear layers (Hu et al. 2021,
+arXiv:2106.09685; all layers: Dettmers et al. 2023, arXiv:2305.14314, section 4), never on embeddings or head, which
+could not be served as an adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.project import Recipe
+from trainers.base_model import load_model
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+Tokens = tuple[list[int], list[int]]
+Progress = Callable[[int, int, float], None]
+IGNORED = -100
+
+
+def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progress: Progress) -> PeftModel:
+    """An adapter for `base` trained on (prompt ids, completion ids) rows; saved to `folder` as PEFT does.
+
+    `progress(step, steps, loss)` is called now and then. Rows over `recipe.max_tokens` are left out.
+    """
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, PeftModel
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from trl import SFTConfig, SFTTrainer
+
+    class Report(TrainerCallback):
+        def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **kwargs: object) -> None:
+            if logs and "loss" in logs:
+                progress(state.global_step, state.max_steps, float(logs["loss"]))
+
+    fitting = [(prompt, completion) for prompt, completion in rows if len(prompt) + len(completion) <= recipe.max_tokens]
+    columns = {"input_ids": [p + c for p, c in fitting], "labels": [[IGNORED] * len(p) + c for p, c in fitting]}
+    model = load_model(base)
+    arguments = SFTConfig(
+        output_dir=str(folder / "checkpoints"), per_device_train_batch_size=recipe.batch_size, num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate, lr_scheduler_type="cosine", warmup_steps=10, weight_decay=0.0, max_length=recipe.max_tokens,
+        train_sampling_strategy="group_by_length", packing=False, logging_steps=10, save_strategy="no", report_to="none", seed=recipe.seed,
+        data_seed=recipe.seed, bf16=True, use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False, disable_tqdm=True, dataloader_num_workers=0,
+    )  # fmt: skip
+    lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    from trainers.base_model import load_tokenizer
+
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora, callbacks=[Report()])
+    trainer.train()
+    trained = trainer.model
+    assert isinstance(trained, PeftModel)
+    trained.save_pretrained(folder, safe_serialization=True)
+    return trained
