@@ -37,7 +37,7 @@ class SemanticRouter:
         from semantic_router.encoders import DenseEncoder
         from semantic_router.routers import IndexedRouter
 
-        class Encoder(DenseEncoder):  # type: ignore[misc]
+        class Encoder(DenseEncoder):
             def __call__(self, docs: list[Any]) -> list[list[float]]:
                 rows: list[list[float]] = encoder.encode(docs).tolist()
                 return rows

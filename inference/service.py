@@ -21,7 +21,8 @@ from runtime.tasks.samples import TaskSpec, answer, ask
 from schemas.events import CompletionStatus, Request, RequestCompleted, Result, ResultReference, ResultStatus
 from schemas.topics import result_topic
 
-ADAPTER_ID = re.compile(r"^([a-z][a-z0-9-]{0,31})(?:@([1-9][0-9]{0,8}))?$")
+ADAPTER_ID = re.compile(r"^([a-z][a-z0-9-]{0,31})(?:@([1-9][0-9]{0,8}|base))?$")
+BASE = "base"
 MAX_TEXT_CHARACTERS = 4000
 
 
@@ -73,25 +74,26 @@ class Service:
         results = await asyncio.gather(*(self._result(request, intents, i, version, route_ms) for i in range(len(intents))))
         return self._complete(request, intents, results)
 
-    async def _intents(self, request: Request) -> tuple[list[Intent], int | None]:
+    async def _intents(self, request: Request) -> tuple[list[Intent], str | None]:
         if request.adapter_id is None:
             return await self._router.route(request.text), None
         found = ADAPTER_ID.match(request.adapter_id)
         if not found or found.group(1) not in self._project.adapters:
-            raise InvalidInput(f"no adapter {request.adapter_id[:64]!r}: one of {', '.join(self._project.adapters)}, also with @version")
-        return [Intent(found.group(1), request.text, 1.0)], int(found.group(2)) if found.group(2) else None
+            raise InvalidInput(f"no adapter {request.adapter_id[:64]!r}: one of {', '.join(self._project.adapters)}, also with @version or @base")
+        return [Intent(found.group(1), request.text, 1.0)], found.group(2)
 
-    async def _result(self, request: Request, intents: Sequence[Intent], index: int, version: int | None, route_ms: float) -> tuple[str, Result]:
+    async def _result(self, request: Request, intents: Sequence[Intent], index: int, version: str | None, route_ms: float) -> tuple[str, Result]:
         intent = intents[index]
         declared = self._project.adapters[intent.adapter]
-        async with self._residency.lease(intent.adapter, version) as held:
+        async with self._residency.lease(intent.adapter, int(version) if version not in (None, BASE) else None) as leased:
+            held = None if version == BASE else leased
             status, output, error, confidence, generate_ms = ResultStatus.REFUSED, None, None, None, 0.0
-            if held is None:
+            if held is None and version != BASE:
                 error = f"adapter {intent.adapter} has no live version" + (f" {version}" if version else "")
             else:
                 began = time.perf_counter()
                 try:
-                    output, confidence = await self._generate(declared, request, intent, held.engine_name)
+                    output, confidence = await self._generate(declared, request, intent, held.engine_name if held else None)
                     status = ResultStatus.OK
                 except (ValueError, InvalidInput) as failure:
                     status, error = ResultStatus.FAILED, str(failure)
@@ -110,14 +112,6 @@ class Service:
         ids = prompt_ids(self._tokenizer, ask(spec, given))
         made = await self._engine.generate(ids, engine_name, grammar(spec, given), MAX_TOKENS[spec.task])
         return canonical_json(answer(spec, made.text, given)), made.confidence
-
-    async def base_answer(self, request: Request, adapter: str) -> str | None:
-        """What the base alone answers, under the same prompt and grammar; None when it is not valid."""
-        try:
-            output, _ = await self._generate(self._project.adapters[adapter], request, Intent(adapter, request.text, 1.0), None)
-        except ValueError:
-            return None
-        return output
 
     def _complete(self, request: Request, intents: Sequence[Intent], results: Sequence[tuple[str, Result]]) -> Answer:
         """The last word: unknown when only adapters that see every message answered."""

@@ -21,6 +21,7 @@ from schemas.events import Label
 
 LICENCE = "Apache-2.0"
 SLOT = re.compile(r"\{(\w+)\}")
+DRAWN = ("ticket_id", "order_id", "new_email")
 ENTITY_OF = {"order_id": "ORDER_ID", "ticket_id": "TICKET_ID", "new_email": "EMAIL", "hub_name": "DEVICE"}
 
 
@@ -48,7 +49,7 @@ class Frames:
         self._file: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         self._rng = random.Random(seed)
 
-    def labels(self, per_tool: int = 130, per_mood: int = 330, entities: int = 900) -> Iterator[Label]:
+    def labels(self, per_tool: int = 130, per_mood: int = 450, entities: int = 900) -> Iterator[Label]:
         """All labels: calls, moods, entities."""
         yield from self._tool_labels(per_tool)
         yield from self._mood_labels(per_mood)
@@ -73,19 +74,22 @@ class Frames:
     def _mood_labels(self, count: int) -> Iterator[Label]:
         for mood, phrases in self._file["mood"].items():
             for _ in range(count):
-                phrase = self._rng.choice(phrases["remarks"] * 2 + phrases["frames"])
-                text = phrase
-                if self._rng.random() < 0.75 or (mood == "NEUTRAL" and phrase in phrases["remarks"]):
-                    text = self._beside(phrase, self._plain_request())
-                if mood == "NEUTRAL" and self._rng.random() < 0.75:
-                    phrase = text = self._plain_request()
-                yield self._label("classifier", {"text": self._typed(Filled(text, {})).text}, {"label": mood}, f"mood: {phrase}")
+                frame = self._rng.choice(phrases["remarks"] * 2 + phrases["frames"])
+                text = self._fill(frame).text
+                if mood == "NEUTRAL" and self._rng.random() < 0.7:
+                    text = self._plain_request() if self._rng.random() < 0.8 else self._rng.choice(self._file["none"]["frames"])
+                    frame = text if self._rng.random() < 0.5 else frame
+                elif self._rng.random() < 0.65:
+                    text = self._beside(text, self._plain_request())
+                yield self._label("classifier", {"text": self._typed(Filled(text, {})).text}, {"label": mood}, f"mood: {frame}")
 
     def _entity_labels(self, count: int) -> Iterator[Label]:
         tools = self._file["tools"]
         for _ in range(count):
-            frames = [self._rng.choice(tools[self._rng.choice(list(tools))]["frames"]) for _ in range(self._rng.choice([1, 1, 2]))]
-            filled = self._fill(". ".join(frames)) if len(set(SLOT.findall(" ".join(frames)))) == len(SLOT.findall(" ".join(frames))) else self._fill(frames[0])
+            frames = self._rng.sample([t["frames"] for t in tools.values()], k=self._rng.choice([1, 1, 2]))
+            chosen = [self._rng.choice(options) for options in frames]
+            slots = SLOT.findall(" ".join(chosen))
+            filled = self._fill(". ".join(chosen if len(set(slots)) == len(slots) else chosen[:1]))
             if self._rng.random() < 0.4:
                 person = self._rng.choice(self._file["people"]["names"])
                 lead = self._rng.choice(self._file["people"]["frames"])
@@ -93,7 +97,7 @@ class Frames:
                 filled = Filled(f"{head.text} {filled.text}", {**head.spans, **filled.wrapped(head.text + " ", "").spans})
             filled = self._typed(filled)
             found = [{"start": a, "end": b, "label": ENTITY_OF.get(slot, "PERSON")} for slot, (a, b) in sorted(filled.spans.items(), key=lambda kv: kv[1]) if slot in ENTITY_OF or slot == "person"]
-            yield self._label("ner", {"text": filled.text}, {"entities": found}, f"ner: {frames[0]}")
+            yield self._label("ner", {"text": filled.text}, {"entities": found}, f"ner: {chosen[0]}")
 
     def _label(self, adapter: str, given: Mapping[str, Any], wanted: Mapping[str, Any], group: str) -> Label:
         body = canonical_json(given)
@@ -111,7 +115,7 @@ class Frames:
 
     def _value(self, slot: str) -> str:
         rule = self._rng.choice(self._file["values"][slot])
-        if slot in ("month", "time", "subject", "hub_name"):
+        if slot not in DRAWN:
             return str(rule)
         return "".join(self._rng.choice("123456789") if c == "9" and (i == 0 or rule[i - 1] != "0") else c for i, c in enumerate(rule))
 
@@ -127,7 +131,7 @@ class Frames:
         decoration = self._file["decoration"]
         filled = filled.wrapped(self._rng.choice(decoration["openings"]), self._rng.choice(decoration["closings"]))
         if self._rng.random() < 0.3:
-            remark = self._rng.choice(self._rng.choice(list(self._file["mood"].values()))["remarks"])
+            remark = self._fill(self._rng.choice(self._rng.choice(list(self._file["mood"].values()))["remarks"])).text
             filled = filled.wrapped(remark + self._rng.choice([". ", ", ", "! "]), "") if self._rng.random() < 0.6 else filled.wrapped("", self._rng.choice([" ", ". "]) + remark)
         return self._typed(filled)
 

@@ -1,12 +1,12 @@
 """Errors, and what a worker does about each.
 
-    LoomError
-    ├── SettingsError      ends the start; says every fault at once
-    ├── InvalidInput       the record goes to the dead letters
-    │   ├── KeyDestroyed   its owner was forgotten
-    │   └── IntegrityError bytes are not what their hash says
-    ├── Transient          a dependency fails; retried with jitter while the partition waits
-    └── Fenced             a newer owner of the partition exists; the worker starts over
+LoomError
+├── SettingsError      ends the start; says every fault at once
+├── InvalidInput       the record goes to the dead letters
+│   ├── KeyDestroyed   its owner was forgotten
+│   └── IntegrityError bytes are not what their hash says
+├── Transient          a dependency fails; retried with jitter while the partition waits
+└── Fenced             a newer owner of the partition exists; the worker starts over
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from runtime.errors import SettingsError, Transient
 from schemas.topics import Topic
 
 MAX_MESSAGE_BYTES = 1 << 20
-_SILENT = logging.Logger("librdkafka", logging.CRITICAL)
+_SILENT = logging.getLogger("librdkafka")
+_SILENT.setLevel(logging.CRITICAL)
 Headers = tuple[tuple[str, bytes], ...]
 
 

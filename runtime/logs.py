@@ -23,4 +23,5 @@ def configure_logs(level: str = "info") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it logs each retry; what fails for good is raised
     logging.basicConfig(stream=sys.stderr, level=max(logging.WARNING, logging.getLevelName(level.upper())), format='{"logger": "%(name)s", "level": "%(levelname)s", "event": "%(message)s"}')

@@ -23,26 +23,26 @@ class _Table(BaseModel):
 class Base(_Table):
     """The base model."""
 
-    model: str = Field("models/base", description="A folder, relative to loom.toml, or a hub name.")
+    model: str = Field(default="models/base", description="A folder, relative to loom.toml, or a hub name.")
 
 
 class Recipe(_Table):
     """How an adapter is trained. Rank at most 16; no `modules_to_save`, which can't be served as an adapter."""
 
-    rank: int = Field(16, ge=1, le=16)
-    alpha: int = Field(32, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    epochs: float = Field(3.0, gt=0)
-    batch_size: int = Field(16, ge=1)
-    max_tokens: int = Field(512, ge=32)
+    rank: int = Field(default=16, ge=1, le=16)
+    alpha: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    epochs: float = Field(default=3.0, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+    max_tokens: int = Field(default=512, ge=32)
     seed: int = 0
 
 
 class Gate(_Table):
     """When a version may go live."""
 
-    min_score: float = Field(0.5, ge=0, le=1, description="Lowest score on held-out examples.")
-    max_loss: float = Field(0.02, ge=0, le=1, description="How much lower than the live version's score it may be.")
+    min_score: float = Field(default=0.5, ge=0, le=1, description="Lowest score on held-out examples.")
+    max_loss: float = Field(default=0.02, ge=0, le=1, description="How much lower than the live version's score it may be.")
 
 
 class ToolDeclaration(_Table):
@@ -58,12 +58,12 @@ class Adapter(_Table):
 
     task: Literal["chat", "tool", "classify", "extract"]
     result: Name = Field(description="Result topic, without `results.`.")
-    labels: tuple[str, ...] = Field((), description="Labels of `classify`, entity types of `extract`.")
+    labels: tuple[str, ...] = Field(default=(), description="Labels of `classify`, entity types of `extract`.")
     tools: tuple[ToolDeclaration, ...] = ()
-    utterances: tuple[str, ...] = Field((), description="Examples of messages that it is for.")
-    threshold: float = Field(0.5, ge=-1, le=1, description="Cosine below which the router does not choose it.")
-    whole_message: bool = Field(False, description="It answers the message as a whole, whatever its clauses are about.")
-    min_examples: int = Field(200, ge=1, description="New training examples that start a run.")
+    utterances: tuple[str, ...] = Field(default=(), description="Examples of messages that it is for.")
+    threshold: float = Field(default=0.5, ge=-1, le=1, description="Cosine below which the router does not choose it.")
+    whole_message: bool = Field(default=False, description="It answers the message as a whole, whatever its clauses are about.")
+    min_examples: int = Field(default=200, ge=1, description="New training examples that start a run.")
     recipe: Recipe = Recipe()
     gate: Gate = Gate()
 

@@ -115,12 +115,12 @@ def from_plain(kind: Any, plain: Any) -> Any:
     if origin is tuple:
         return tuple(from_plain(typing.get_args(kind)[0], item) for item in plain)
     if is_dataclass(kind):
-        return typing.cast(type, kind)(**{name: from_plain(hint, plain[name]) for name, hint in _hints(kind).items()})
+        return typing.cast(type, kind)(**{name: from_plain(hint, plain[name]) for name, hint in _hints(typing.cast(type, kind)).items()})
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return kind(plain)
     return plain
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
+def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)

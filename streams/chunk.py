@@ -109,6 +109,6 @@ class ChunkStage:
             Chunk(
                 chunk_id=row["chunk_id"], doc_id=revision.doc_id, revision=revision.revision, ordinal=row["ordinal"], text=None, heading_path=None,
                 page_first=None, page_last=None, token_count=0, content_hash=row["content_hash"], status=ChunkStatus.WITHDRAWN, twin_id=None, similarity=None,
-            )  # fmt: skip
+            )
             for row in rows
         ]

@@ -136,7 +136,7 @@ class SynthStage:
             Example(
                 example_id=_example_id(chunk.chunk_id, adapter, version, teacher, ordinal), adapter=adapter, task=task, input=None, output=None, group_id=chunk.doc_id,
                 chunk_id=chunk.chunk_id, doc_id=chunk.doc_id, teacher=teacher, prompt_version=version, judge_score=None, status=ExampleStatus.WITHDRAWN, reason="its chunk was withdrawn",
-            )  # fmt: skip
+            )
             for adapter, task, version, teacher, ordinal in named
         ]
 

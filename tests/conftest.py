@@ -10,8 +10,8 @@ import pytest
 
 os.environ.update(DO_NOT_TRACK="true", SCARF_NO_ANALYTICS="true", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1")
 
-from loom.embedded.kafka import EmbeddedKafka, free_port  # noqa: E402 - the environment is set before anything is imported
-from loom.embedded.postgres import EmbeddedPostgres  # noqa: E402
+from loom.embedded.kafka import EmbeddedKafka, free_port
+from loom.embedded.postgres import EmbeddedPostgres
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def postgres() -> Iterator[EmbeddedPostgres]:
     """A running database server, migrated."""
     from runtime.database import migrate
 

@@ -19,11 +19,11 @@ from runtime.ids import canonical_json, digest
 from runtime.objects import Objects
 from runtime.project import Adapter
 from runtime.sealing import PostgresKeys
-from runtime.tasks.prompt import completion_ids, prompt_ids
+from runtime.tasks.prompt import completion_ids, load_tokenizer, prompt_ids
 from runtime.tasks.samples import TaskSpec, render
 from schemas.codec import Codec
 from schemas.events import ArtifactFile, OffsetRange, Split
-from trainers.base_model import base_sha256, load_model, load_tokenizer
+from trainers.base_model import base_sha256, load_model
 from trainers.evaluate import Evaluation, evaluate
 from trainers.gate import Verdict, judge
 from trainers.snapshot import Manifest, Row, open_rows, read_ranges

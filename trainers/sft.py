@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.project import Recipe
+from runtime.tasks.prompt import load_tokenizer
 from trainers.base_model import load_model
 
 if TYPE_CHECKING:
@@ -48,8 +49,6 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progr
         data_seed=recipe.seed, bf16=True, use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False, disable_tqdm=True, dataloader_num_workers=0,
     )  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-    from trainers.base_model import load_tokenizer
-
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora, callbacks=[Report()])
     trainer.train()
     trained = trainer.model

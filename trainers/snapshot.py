@@ -9,6 +9,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from runtime.errors import KeyDestroyed
 from runtime.ids import canonical_json, digest
 from runtime.kafka import consumer
 from runtime.sealing import KeyStore, unseal
@@ -45,10 +46,12 @@ class Manifest:
 
 async def read_ranges(broker: str, ranges: Sequence[OffsetRange], codec: Codec) -> list[DatasetRecord]:
     """The last state of each example in `ranges`, read_committed, in the order of their ids; withdrawn ones are left out."""
+    ends = {TopicPartition(r.topic, r.partition): r.end for r in ranges if r.end > r.first}
+    if not ends:
+        return []
     client: AIOKafkaConsumer = consumer(broker)
     await client.start()
     try:
-        ends = {TopicPartition(r.topic, r.partition): r.end for r in ranges if r.end > r.first}
         client.assign(list(ends))
         for r in ranges:
             if r.end > r.first:
@@ -67,8 +70,6 @@ async def read_ranges(broker: str, ranges: Sequence[OffsetRange], codec: Codec) 
 
 async def open_rows(records: Sequence[DatasetRecord], keys: KeyStore) -> list[Row]:
     """`records` in plain; those whose key was destroyed are left out."""
-    from runtime.errors import KeyDestroyed
-
     rows = []
     for record in records:
         if record.body is None:

@@ -63,8 +63,8 @@ class Trainer:
             return
         run = self._codec.decode(TrainingRun, record.value)
         earlier = self._runs.get(run.run_id)
-        if run.status is RunStatus.REQUESTED and earlier is not None:
-            return
+        if earlier is not None and (run.status is RunStatus.REQUESTED or earlier.status not in OPEN):
+            return  # our own earlier words come back here: a last word stands
         self._runs[run.run_id] = replace(run, ranges=run.ranges or (earlier.ranges if earlier else ()))
 
     def _spec(self, run: TrainingRun) -> RunSpec:
@@ -106,7 +106,7 @@ class Trainer:
             await self._say(replace(run, status=RunStatus.FAILED, ranges=(), reason=reason))
             return
         status = RunStatus.PUBLISHED if last.verdict.passed else RunStatus.REJECTED
-        log.info(f"run.{status}", run_id=run.run_id, adapter=run.adapter, verdict=last.verdict.reason)
+        log.info("run.judged", status=status, run_id=run.run_id, adapter=run.adapter, verdict=last.verdict.reason)
         version = AdapterVersion(
             version=run.version or 1, engine_name=last.engine_name, base_epoch=run.base_epoch, artifact_uri=last.artifact_uri, files=last.files, run_id=run.run_id,
             recipe_hash=last.recipe_hash, manifest_sha256=last.manifest_sha256, rank=self._project.adapters[run.adapter].recipe.rank, metrics=last.metrics, verdict=last.verdict.reason,

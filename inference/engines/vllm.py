@@ -97,14 +97,14 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         lora = self._loaded[adapter] if adapter else None
-        final = None
+        last = None
         try:
-            async for final in self._running.generate(TokensPrompt(prompt_token_ids=list(prompt)), sampling, uuid.uuid4().hex, lora_request=lora):
-                pass
+            async for output in self._running.generate(TokensPrompt(prompt_token_ids=list(prompt)), sampling, uuid.uuid4().hex, lora_request=lora):
+                last = output
         except EngineDeadError as error:
             raise Transient(f"the engine died: {error}") from error
         except ValueError as error:
             raise InvalidInput(f"the engine refuses the request: {error}") from error
-        if final is None:
+        if last is None:
             raise Transient("the engine gave no output")
-        return final.outputs[0]
+        return last.outputs[0]

@@ -176,4 +176,6 @@ def _answers(port: int) -> bool:
 
 
 def _cluster_id() -> str:
-    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    """A random id in Kafka's form. One that begins with a dash would read as an option."""
+    made = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    return _cluster_id() if made.startswith("-") else made

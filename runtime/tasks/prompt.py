@@ -42,3 +42,10 @@ def prompt_ids(tokenizer: ChatTokenizer, prompt: Prompt) -> list[int]:
 def completion_ids(tokenizer: ChatTokenizer, completion: str) -> list[int]:
     """Token ids of an assistant's turn, its end token included."""
     return [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id]
+
+
+def load_tokenizer(folder: str) -> Any:
+    """The base model's tokenizer, from a folder or the hub."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)

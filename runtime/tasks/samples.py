@@ -100,13 +100,13 @@ def _tool(spec: TaskSpec, given: Body, wanted: Body, rng: random.Random | None) 
     if not calls:
         return ask(spec, given, rng), tool.NO_TOOL
     arguments = {name: value for name, value in calls[0].items() if name not in ("tool", "missing")}
-    declared = next((t for t in spec.tools if t.name == calls[0]["tool"]), None)
     call = tool.ToolCall(calls[0]["tool"], arguments, tuple(calls[0].get("missing", ())))
     completion = tool.render_call(call)
     parsed = tool.parse_call(completion, spec.tools)
     haystack = one_line(" ".join([given["message"], *given.get("context", {}).values()]))
-    for name, value in parsed.arguments.items() if parsed and declared else ():
-        schema = declared.arguments[name]
+    schemas = next((t.arguments for t in spec.tools if t.name == call.tool), {})
+    for name, value in parsed.arguments.items() if parsed else ():
+        schema = schemas[name]
         if schema.get("type", "string") == "string" and "enum" not in schema and one_line(str(value)) not in haystack:
             raise ValueError(f"{name} is {value!r}, which is no span of the message or of the context")
     return ask(spec, given, rng), completion

@@ -7,7 +7,7 @@ spans of the message or of the context; a required argument that neither holds i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,13 +101,18 @@ def parse_call(completion: str, tools: Sequence[Tool]) -> ToolCall | None:
     return ToolCall(tool=name, arguments=values, missing=missing)
 
 
+def _boolean(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError(f"not a boolean: {value!r}")
+    return value == "true"
+
+
+_CASTS: Mapping[str, Callable[[str], Any]] = {"integer": int, "number": float, "boolean": _boolean}
+
+
 def _cast(value: str, schema: Mapping[str, Any]) -> Any:
     """`value` as the schema's type. Raises ValueError where it is outside the enum or no such number."""
-    casts = {"integer": int, "number": float, "boolean": {"true": True, "false": False}.__getitem__}
-    try:
-        typed = casts.get(schema.get("type", "string"), str)(value)
-    except KeyError:
-        raise ValueError(f"not a boolean: {value!r}") from None
+    typed = _CASTS.get(schema.get("type", "string"), str)(value)
     if "enum" in schema and typed not in schema["enum"]:
         raise ValueError(f"{value!r} is none of {schema['enum']}")
     return typed

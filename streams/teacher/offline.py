@@ -46,7 +46,7 @@ def questions(passage: str, count: int) -> list[tuple[str, str]]:
     return sorted(pairs, key=lambda pair: digest(*pair))[:count]
 
 
-class OfflineTeacher(AsyncLLM):  # type: ignore[misc]
+class OfflineTeacher(AsyncLLM):
     """distilabel LLM that answers `PassageQuestions` prompts by rule."""
 
     count: int = 3
@@ -59,7 +59,7 @@ class OfflineTeacher(AsyncLLM):  # type: ignore[misc]
         return NAME
 
     async def agenerate(self, input: FormattedInput, num_generations: int = 1, **kwargs: Any) -> GenerateOutput:  # noqa: A002 - distilabel's name
-        found = PASSAGE.search(str(input[-1]["content"]))  # type: ignore[index]
+        found = PASSAGE.search(str(input[-1]["content"]))
         pairs = questions(found.group(1), self.count) if found else []
         reply = json.dumps([{"question": question, "answer": answer} for question, answer in pairs])
         generations: Sequence[str] = [reply] * num_generations

@@ -30,7 +30,7 @@ class QuestionAnswer:
     answer: str
 
 
-class PassageQuestions(Task):  # type: ignore[misc]
+class PassageQuestions(Task):
     """distilabel task: `passage`, `heading` in, `questions` out; None where the reply can't be read."""
 
     count: int = Field(3, ge=1)

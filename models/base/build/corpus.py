@@ -123,8 +123,7 @@ def conversations(data: Path) -> list[str]:
             node = min(node.get("replies", []), key=lambda r: r.get("rank") or 0, default=None)
         out.append(text)
     for row in map(json.loads, (data / "instruct-self-instruct/seed_tasks.jsonl").open()):
-        for one in row["instances"]:
-            out.append(render(Prompt("", one_line(f"{row['instruction']} {one['input']}")), one_line(one["output"])))
+        out += [render(Prompt("", one_line(f"{row['instruction']} {one['input']}")), one_line(one["output"])) for one in row["instances"]]
     return out
 
 

@@ -1,0 +1,47 @@
+# make demo: sets all up, runs the main job.   make test: sets all up, passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV := var/tools/bin/uv
+export UV_LINK_MODE ?= hardlink
+# Without an NVIDIA GPU, say UV_TORCH_BACKEND=cpu to save 5 GB where PyTorch's own index can be reached.
+
+.PHONY: setup demo test unit integration faults lint lock clean
+
+setup: $(VENV)/.ready
+
+$(UV):
+	$(PYTHON) -m venv var/tools
+	var/tools/bin/pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/.ready: requirements-cpu.txt pyproject.toml | $(UV)
+	@echo "Installing packages: up to 3 GB to fetch and 7.6 GB on disk the first time"
+	@test -x $(BIN)/python || $(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
+	$(UV) pip sync --quiet --python $(BIN)/python requirements-cpu.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: setup
+	$(BIN)/loom demo $(if $(DOCS),--docs $(DOCS))
+
+test: lint unit integration faults
+
+unit: setup
+	$(BIN)/python -m pytest tests/unit
+
+integration: setup
+	$(BIN)/python -m pytest tests/integration
+
+faults: setup
+	$(BIN)/python -m pytest tests/faults
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lock: $(UV)
+	echo "torch==2.13.0" > var/overrides.txt
+	$(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev --override var/overrides.txt pyproject.toml --output-file requirements-cpu.txt
+
+clean:
+	rm -rf var $(VENV)

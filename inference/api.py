@@ -1,0 +1,118 @@
+"""HTTP beside Kafka, for those who wait for an answer. What is asked here is written to the log with its answer:
+request (marked `served`), results and the last word in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from fastapi import FastAPI, HTTPException, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from inference.residency import Residency
+from inference.service import MAX_TEXT_CHARACTERS, Answer, Service
+from runtime.cloudevents import headers
+from runtime.errors import Transient
+from runtime.ids import digest
+from schemas.codec import RECORDS, Codec
+from schemas.events import Event, Request, Result, ResultStatus
+from schemas.topics import COMPLETED, REQUESTS
+
+
+class Ask(BaseModel):
+    """A message to route."""
+
+    model_config = ConfigDict(extra="forbid")
+    text: str = Field(min_length=1, max_length=MAX_TEXT_CHARACTERS)
+    context: dict[str, str] = Field(default_factory=lambda: {"user_id": "current"})
+    tools: tuple[str, ...] | None = None
+    conversation_id: str | None = Field(None, max_length=256)
+
+
+class Generate(BaseModel):
+    """A message for one adapter."""
+
+    model_config = ConfigDict(extra="forbid")
+    adapter_id: str = Field(max_length=64)
+    prompt: str = Field(min_length=1, max_length=MAX_TEXT_CHARACTERS)
+    context: dict[str, str] = Field(default_factory=lambda: {"user_id": "current"})
+
+
+class Recorder:
+    """Writes an answered request and its answer in one transaction."""
+
+    def __init__(self, client: AIOKafkaProducer, codec: Codec, prefix: str) -> None:
+        self._client, self._codec, self._prefix = client, codec, prefix
+        self._lock = asyncio.Lock()
+
+    async def record(self, request: Request, answer: Answer) -> None:
+        """Writes all or nothing."""
+        key = request.conversation_id.encode()
+        events: list[tuple[str, str, Event]] = [(REQUESTS.name, request.request_id, request), *((topic, r.result_id, r) for topic, r in answer.results)]
+        events.append((COMPLETED.name, digest("completed", request.request_id), answer.completed))
+        async with self._lock, self._client.transaction():
+            sent = [
+                await self._client.send(self._prefix + topic, key=key, value=self._codec.encode(event), headers=list(headers(RECORDS[type(event)], event_id, "http", None)))
+                for topic, event_id, event in events
+            ]
+            await asyncio.gather(*sent)
+
+
+def result_json(result: Result) -> dict[str, Any]:
+    """A result as HTTP answers show it."""
+    return {
+        "adapter": result.adapter, "version": result.version, "task": result.task, "status": result.status, "text": result.text,
+        "output": None if result.output is None else json.loads(result.output), "confidence": result.confidence, "timings_ms": dict(result.timings_ms), "error": result.error,
+    }  # fmt: skip
+
+
+def build_api(service: Service, residency: Residency, recorder: Recorder) -> FastAPI:
+    """The application."""
+    app = FastAPI(title="loraloom")
+
+    async def serve(request: Request) -> Answer:
+        try:
+            answer = await service.answer(request, int(time.time() * 1000))
+        except Transient as error:
+            raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from error
+        await recorder.record(request, answer)
+        return answer
+
+    @app.post("/ask")
+    async def ask(body: Ask) -> dict[str, Any]:
+        """Routes the message and answers every intent of it."""
+        request_id = uuid.uuid4().hex
+        answer = await serve(
+            Request(request_id=request_id, conversation_id=body.conversation_id or request_id, text=body.text, context=body.context, tools=body.tools, adapter_id=None, deadline_ms=None, served="http")
+        )
+        return {"request_id": request_id, "status": answer.completed.status, "error": answer.completed.error, "results": [{"topic": topic, **result_json(r)} for topic, r in answer.results]}
+
+    @app.post("/generate")
+    async def generate(body: Generate) -> dict[str, Any]:
+        """Asks one adapter."""
+        request_id = uuid.uuid4().hex
+        answer = await serve(
+            Request(request_id=request_id, conversation_id=request_id, text=body.prompt, context=body.context, tools=None, adapter_id=body.adapter_id, deadline_ms=None, served="http")
+        )
+        if not answer.results:
+            raise HTTPException(404, answer.completed.error)
+        _, result = answer.results[0]
+        if result.status is ResultStatus.REFUSED:
+            raise HTTPException(404, result.error)
+        return {"request_id": request_id, **result_json(result)}
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz(response: Response) -> dict[str, Any]:
+        """Ready when the registry has been read to its end."""
+        response.status_code = 200 if residency.ready.is_set() else 503
+        return {"ready": residency.ready.is_set(), "adapters": {name: v.engine_name for name, v in residency.live().items()}}
+
+    return app

@@ -1,0 +1,122 @@
+"""The producer's side: publishing documents and labels, asking over Kafka, reading results back."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import mimetypes
+import uuid
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from aiokafka import TopicPartition
+
+from runtime.cloudevents import headers
+from runtime.errors import SettingsError
+from runtime.kafka import MAX_MESSAGE_BYTES, consumer, producer
+from runtime.objects import Objects
+from runtime.project import Project
+from schemas.codec import RECORDS, Codec
+from schemas.events import Document, Event, Label, Request, RequestCompleted, Result
+from schemas.topics import COMPLETED, DOCUMENTS, LABELS, REQUESTS, result_topic
+
+INLINE_BYTES = MAX_MESSAGE_BYTES // 2
+MEDIA_TYPES = {".md": "text/markdown", ".markdown": "text/markdown", ".html": "text/html", ".htm": "text/html", ".txt": "text/plain", ".log": "text/plain", ".pdf": "application/pdf"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came back for one request, read from the result topics."""
+
+    completed: RequestCompleted
+    results: tuple[tuple[str, Result], ...]
+
+
+def media_type(path: Path) -> str:
+    """The media type that a file's name promises."""
+    return MEDIA_TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+
+
+def files(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """(doc_id, file) for every file in `paths`; hidden files and licence notes are left out. Raises SettingsError for a path that is not there."""
+    for path in paths:
+        if path.is_file():
+            yield path.name, path
+        elif path.is_dir():
+            for file in sorted(path.rglob("*")):
+                inside = file.relative_to(path)
+                if file.is_file() and not any(part.startswith(".") for part in inside.parts) and file.name not in ("SOURCE.md", "LICENSE"):
+                    yield f"{path.resolve().name}/{inside.as_posix()}", file
+        else:
+            raise SettingsError(f"nothing to publish at {path}: there is no such file or folder")
+
+
+class Client:
+    """A connection to one system."""
+
+    def __init__(self, project: Project, broker: str, objects: Objects, prefix: str = "") -> None:
+        self._project, self._broker, self._objects, self._prefix = project, broker, objects, prefix
+        self._codec = Codec()
+        self._producer = producer(broker)
+
+    async def __aenter__(self) -> Self:
+        await self._producer.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._producer.stop()
+
+    async def publish(self, paths: Iterable[Path], source: str = "files") -> AsyncIterator[str]:
+        """Publishes every file, its modification time as revision, so that the same tree twice changes nothing; yields doc ids."""
+        for doc_id, path in files(paths):
+            data = path.read_bytes()
+            check = None if len(data) <= INLINE_BYTES else await self._objects.put(f"inbox/{hashlib.sha256(data).hexdigest()}", data)
+            document = Document(
+                doc_id=doc_id, revision=path.stat().st_mtime_ns, media_type=media_type(path), source=source, title=None, content=None if check else data, claim_check=check,
+            )  # fmt: skip
+            await self._send(DOCUMENTS.name, doc_id, doc_id, document)
+            yield doc_id
+
+    async def publish_labels(self, labels: Iterable[Label]) -> int:
+        """Publishes labels, each id once; how many."""
+        unique = {label.example_id: label for label in labels}
+        await asyncio.gather(*(self._send(LABELS.name, i, i, label) for i, label in unique.items()))
+        return len(unique)
+
+    async def ask(self, text: str, context: dict[str, str], adapter_id: str | None = None, timeout_seconds: float = 60) -> Answered:
+        """Sends a request and waits for its last word. Raises TimeoutError when none comes."""
+        request_id = uuid.uuid4().hex
+        topics = [COMPLETED, *(result_topic(a.result) for a in self._project.adapters.values())]
+        client = consumer(self._broker)
+        await client.start()
+        try:
+            partitions = [TopicPartition(self._prefix + t.name, p) for t in {t.name: t for t in topics}.values() for p in range(t.partitions)]
+            client.assign(partitions)
+            await client.seek_to_end(*partitions)
+            for partition in partitions:
+                await client.position(partition)
+            request = Request(request_id=request_id, conversation_id=request_id, text=text, context=context, tools=None, adapter_id=adapter_id, deadline_ms=None, served=None)
+            await self._send(REQUESTS.name, request_id, request_id, request)
+            return await asyncio.wait_for(self._await(client, request_id), timeout_seconds)
+        finally:
+            await client.stop()
+
+    async def _await(self, client: object, request_id: str) -> Answered:
+        results: dict[str, tuple[str, Result]] = {}
+        completed: RequestCompleted | None = None
+        while completed is None or any(r.result_id not in results for r in completed.results):
+            for partition, messages in (await client.getmany(timeout_ms=100)).items():  # type: ignore[attr-defined]
+                for message in messages:
+                    if partition.topic == self._prefix + COMPLETED.name:
+                        word = self._codec.decode(RequestCompleted, message.value)
+                        completed = word if word.request_id == request_id else completed
+                    else:
+                        result = self._codec.decode(Result, message.value)
+                        if result.request_id == request_id:
+                            results[result.result_id] = (partition.topic, result)
+        return Answered(completed, tuple(sorted(results.values(), key=lambda pair: pair[1].intent_index)))
+
+    async def _send(self, topic: str, key: str, event_id: str, event: Event) -> None:
+        await self._producer.send_and_wait(self._prefix + topic, key=key.encode(), value=self._codec.encode(event), headers=list(headers(RECORDS[type(event)], event_id, "client", None)))

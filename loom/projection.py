@@ -1,0 +1,106 @@
+"""Topics into PostgreSQL, for `status`, `adapters`, `runs` and `dlq`: idempotent upserts by id, with the offset in the
+same database transaction. A lost database rebuilds itself from the topics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from runtime.kafka import consumer
+from runtime.project import Project
+from schemas.codec import Codec, InvalidRecord
+from schemas.events import AdapterEvent, DeadLetter, RequestCompleted, Result, TrainingRun
+from schemas.topics import ADAPTERS, COMPLETED, DEAD_LETTERS, TRAINING_RUNS, result_topic
+
+Write = Callable[[asyncpg.Connection, Any, datetime], Awaitable[None]]
+
+
+class Projection:
+    """Runs until `stop` is set."""
+
+    def __init__(self, project: Project, broker: str, pool: asyncpg.Pool, prefix: str = "") -> None:
+        results = {result_topic(a.result).name: result_topic(a.result).partitions for a in project.adapters.values()}
+        fixed = {t.name: t.partitions for t in (COMPLETED, TRAINING_RUNS, ADAPTERS, DEAD_LETTERS)}
+        self._partitions = [TopicPartition(prefix + topic, p) for topic, count in (results | fixed).items() for p in range(count)]
+        self._broker, self._pool, self._prefix = broker, pool, prefix
+        self._codec = Codec()
+        self._writers: dict[str, Write] = {COMPLETED.name: self._completed, TRAINING_RUNS.name: self._run, ADAPTERS.name: self._adapter, DEAD_LETTERS.name: self._letter}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follows all topics from where the database stands."""
+        client: AIOKafkaConsumer = consumer(self._broker)
+        await client.start()
+        try:
+            client.assign(self._partitions)
+            rows = await self._pool.fetch("SELECT topic, partition, next_offset FROM projection_offsets")
+            known = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+            for partition in self._partitions:
+                if (partition.topic, partition.partition) in known:
+                    client.seek(partition, known[partition.topic, partition.partition])
+                else:
+                    await client.seek_to_beginning(partition)
+            while not stop.is_set():
+                for partition, messages in (await client.getmany(timeout_ms=300)).items():
+                    await self._project(partition, messages)
+        finally:
+            await client.stop()
+
+    async def _project(self, partition: TopicPartition, messages: list[Any]) -> None:
+        topic = partition.topic.removeprefix(self._prefix)
+        write = self._writers.get(topic, self._result)
+        async with self._pool.acquire() as connection, connection.transaction():
+            for message in messages:
+                try:
+                    await write(connection, message, datetime.fromtimestamp(message.timestamp / 1000, UTC))
+                except InvalidRecord:
+                    continue  # foreign bytes on a topic of ours change nothing here
+            await connection.execute(
+                "INSERT INTO projection_offsets VALUES ($1, $2, $3) ON CONFLICT (topic, partition) DO UPDATE SET next_offset = $3",
+                partition.topic, partition.partition, messages[-1].offset + 1,
+            )  # fmt: skip
+
+    async def _result(self, connection: asyncpg.Connection, message: Any, at: datetime) -> None:
+        r = self._codec.decode(Result, message.value)
+        await connection.execute(
+            "INSERT INTO results VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
+            r.result_id, r.request_id, message.topic, r.adapter, r.version, r.status, r.output, r.intent_index, json.dumps(dict(r.timings_ms)), at,
+        )  # fmt: skip
+
+    async def _completed(self, connection: asyncpg.Connection, message: Any, at: datetime) -> None:
+        c = self._codec.decode(RequestCompleted, message.value)
+        await connection.execute("INSERT INTO completions VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", c.request_id, c.status, c.error, at)
+
+    async def _run(self, connection: asyncpg.Connection, message: Any, at: datetime) -> None:
+        r = self._codec.decode(TrainingRun, message.value)
+        await connection.execute(
+            "INSERT INTO runs VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (run_id) DO UPDATE SET status = $4, step = coalesce($5, runs.step), "
+            "steps = coalesce($6, runs.steps), loss = coalesce($7, runs.loss), metrics = $8, reason = $9, record_offset = $10, recorded_at = $11 WHERE runs.record_offset < $10",
+            r.run_id, r.adapter, r.version, r.status, r.step, r.steps, r.loss, json.dumps(dict(r.metrics)), r.reason, message.offset, at,
+        )  # fmt: skip
+
+    async def _adapter(self, connection: asyncpg.Connection, message: Any, at: datetime) -> None:
+        e = self._codec.decode(AdapterEvent, message.value)
+        if e.version and e.kind == "version":
+            v = e.version
+            await connection.execute(
+                "INSERT INTO adapter_versions VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+                e.adapter, v.version, v.engine_name, v.base_epoch, v.artifact_uri, v.run_id, json.dumps(dict(v.metrics)), v.verdict, at,
+            )  # fmt: skip
+        if e.alias:
+            await connection.execute(
+                "INSERT INTO adapter_aliases VALUES ($1, $2, $3) ON CONFLICT (adapter) DO UPDATE SET live_version = $2, sequence = $3 WHERE adapter_aliases.sequence < $3",
+                e.adapter, e.alias.live_version, e.sequence,
+            )  # fmt: skip
+
+    async def _letter(self, connection: asyncpg.Connection, message: Any, at: datetime) -> None:
+        d = self._codec.decode(DeadLetter, message.value)
+        await connection.execute(
+            "INSERT INTO dead_letters VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+            d.letter_id, d.topic, d.partition, d.offset, d.stage, d.error_type, d.message, at,
+        )  # fmt: skip

@@ -1,0 +1,159 @@
+"""The whole system on this machine: embedded services, and every worker as a supervised process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from loom.embedded.kafka import EmbeddedKafka, free_port
+from loom.embedded.postgres import EmbeddedPostgres
+from loom.processes import WORKERS
+from runtime.database import migrate
+from runtime.errors import SettingsError
+from runtime.kafka import apply_topics
+from runtime.project import load_project
+from runtime.settings import Settings
+
+log = structlog.get_logger()
+BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
+STEADY_SECONDS = 60.0
+DRAIN_SECONDS = 30.0
+MIN_FREE_BYTES = 2 << 30
+
+
+@dataclass(slots=True)
+class Supervised:
+    """A worker's process: restarted with a growing pause when it ends by itself."""
+
+    name: str
+    environment: dict[str, str]
+    log_path: Path
+    state: str = "starting"
+    restarts: int = 0
+    process: asyncio.subprocess.Process | None = None
+
+    async def keep(self, stop: asyncio.Event) -> None:
+        """Keeps the worker running until `stop` is set, then drains it."""
+        failures = 0
+        while not stop.is_set():
+            began = time.monotonic()
+            with self.log_path.open("ab") as out:
+                self.process = await asyncio.create_subprocess_exec(sys.executable, "-m", "loom", "worker", self.name, env=self.environment, stdout=out, stderr=out, start_new_session=True)
+            self.state = "running"
+            ended, stopped = asyncio.create_task(self.process.wait()), asyncio.create_task(stop.wait())
+            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            if stop.is_set():
+                await self._drain(ended)
+                return
+            failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures + 1
+            self.restarts += 1
+            self.state = f"restarting after exit {ended.result()}"
+            log.warning("worker.ended", worker=self.name, code=ended.result(), log=str(self.log_path))
+            pause = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1] if failures else 0.0
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)
+
+    async def _drain(self, ended: asyncio.Task[int]) -> None:
+        assert self.process is not None
+        self.state = "draining"
+        if self.process.returncode is None:
+            self.process.terminate()
+        try:
+            await asyncio.wait_for(asyncio.shield(ended), DRAIN_SECONDS)
+        except TimeoutError:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            await ended
+        self.state = "stopped"
+
+
+@dataclass(slots=True)
+class Stack:
+    """Started in order: broker, database, tables, topics, workers; stopped in reverse."""
+
+    settings: Settings
+    workers: tuple[str, ...] = tuple(WORKERS)
+    supervised: dict[str, Supervised] = field(default_factory=dict)
+    _kafka: EmbeddedKafka | None = None
+    _postgres: EmbeddedPostgres | None = None
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self) -> Settings:
+        """Starts everything; the settings with which clients reach it.
+
+        Raises:
+            SettingsError: the machine, a port, the project file or a service does not allow a start.
+        """
+        data = self.settings.data.resolve()
+        check_machine(data)
+        project = load_project(self.settings.project)
+        settings = self.settings.model_copy(update={"data": data, "project": self.settings.project.resolve()})
+        if settings.broker is None:
+            self._kafka = EmbeddedKafka(data / "kafka", settings.broker_port, controller_port=free_port())
+            await asyncio.to_thread(self._kafka.start)
+            settings = settings.model_copy(update={"broker": self._kafka.address})
+        if settings.database is None:
+            from pydantic import SecretStr
+
+            self._postgres = EmbeddedPostgres(data / "postgres")
+            await asyncio.to_thread(self._postgres.start)
+            settings = settings.model_copy(update={"database": SecretStr(self._postgres.url)})
+        assert settings.broker and settings.database
+        await asyncio.to_thread(migrate, settings.database.get_secret_value())
+        await apply_topics(settings.broker, project.topics.values(), settings.prefix)
+        self.start_workers(settings)
+        return settings
+
+    def start_workers(self, settings: Settings) -> None:
+        """Starts and supervises the workers."""
+        environment = os.environ | worker_environment(settings)
+        logs = settings.data / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        for name in self.workers:
+            self.supervised[name] = Supervised(name, environment, logs / f"{name}.log")
+            self._tasks.append(asyncio.create_task(self.supervised[name].keep(self._stop)))
+
+    async def stop(self) -> None:
+        """Drains the workers, then stops the services."""
+        self._stop.set()
+        await asyncio.gather(*self._tasks)
+        if self._postgres:
+            await asyncio.to_thread(self._postgres.stop)
+        if self._kafka:
+            await asyncio.to_thread(self._kafka.stop)
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """The settings as variables, and what the libraries below must know."""
+    assert settings.database is not None
+    values = {
+        "LOOM_PROJECT": str(settings.project), "LOOM_DATA": str(settings.data), "LOOM_BROKER": str(settings.broker), "LOOM_DATABASE": settings.database.get_secret_value(),
+        "LOOM_OBJECTS": settings.objects_url, "LOOM_PREFIX": settings.prefix, "LOOM_HTTP_HOST": settings.http_host, "LOOM_HTTP_PORT": str(settings.http_port),
+        "LOOM_SESSION_TIMEOUT_SECONDS": str(settings.session_timeout_seconds), "LOOM_LOG_LEVEL": settings.log_level,
+    }  # fmt: skip
+    return values | {"DO_NOT_TRACK": "true", "SCARF_NO_ANALYTICS": "true", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def check_machine(data: Path) -> None:
+    """Raises SettingsError when platform, disk or folder can't carry the system."""
+    import platform
+    import shutil
+
+    if platform.system() not in ("Linux", "Darwin"):
+        raise SettingsError(f"{platform.system()} is not supported: use Linux or macOS, or the containers in deploy/")
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"the data folder {data} can't be made: {error.strerror}: set LOOM_DATA") from error
+    free = shutil.disk_usage(data).free
+    if free < MIN_FREE_BYTES:
+        raise SettingsError(f"{data} has {free >> 20} MiB free, {MIN_FREE_BYTES >> 20} MiB are needed: set LOOM_DATA to another disk")

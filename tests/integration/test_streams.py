@@ -1,0 +1,166 @@
+"""Documents and labels through the real stages, Kafka and PostgreSQL: what becomes of good, changed and bad input."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from loom.embedded.kafka import EmbeddedKafka
+from loom.embedded.postgres import EmbeddedPostgres
+from runtime.database import connect
+from runtime.kafka import Outgoing, apply_topics
+from runtime.objects import Objects
+from runtime.project import load_project
+from runtime.sealing import PostgresKeys, unseal
+from schemas.codec import Codec
+from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Document, Example, ExampleStatus, Label, RecordStatus
+from streams.chunk import ChunkStage
+from streams.context import Context, document_owner
+from streams.format import FormatStage, LabelStage
+from streams.intake import Intake
+from streams.shell import StreamShell
+from streams.synth import SynthStage, offline_teacher
+from tests.support.kafka import publish, read_all
+
+ROOT = Path(__file__).parents[2]
+CODEC = Codec()
+PAGE = b"# Hub\n\nThe hub pairs with sixty devices at most. Concrete walls shorten the radio range considerably.\n\n## Ring\n\nA violet ring means that an update is being installed now.\n"
+
+
+@dataclass(frozen=True)
+class System:
+    """Streams with every stage in one process, under a prefix of the test's own."""
+
+    broker: str
+    prefix: str
+    context: Context
+
+    async def publish(self, *documents: Document) -> None:
+        await publish(self.broker, [Outgoing(self.prefix + "documents", d.doc_id.encode(), CODEC.encode(d)) for d in documents])
+
+    async def send(self, topic: str, key: bytes | None, value: bytes | None) -> None:
+        await publish(self.broker, [Outgoing(self.prefix + topic, key, value)])
+
+    async def read(self, topic: str, kind: type, count: int, seconds: float = 40) -> list[object]:
+        """At least `count` records of a topic, once they are there."""
+        for _ in range(int(seconds / 0.5)):
+            found = [CODEC.decode(kind, r.value) for r in await read_all(self.broker, self.prefix + topic)]
+            if len(found) >= count:
+                return found
+            await asyncio.sleep(0.5)
+        letters = [CODEC.decode(DeadLetter, r.value).message for r in await read_all(self.broker, self.prefix + "dead-letters")]
+        raise AssertionError(f"{topic} holds {len(found)} records, {count} were expected; dead letters: {letters}")
+
+
+def document(doc_id: str, content: bytes | None, revision: int = 1, media_type: str = "text/markdown", deleted: bool = False) -> Document:
+    return Document(doc_id=doc_id, revision=revision, media_type=media_type, source="test", title=None, content=content, claim_check=None, deleted=deleted)
+
+
+@pytest_asyncio.fixture
+async def system(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[System]:
+    prefix = f"{request.node.name.replace('[', '-').replace(']', '').replace('_', '-')[:40]}."
+    project = load_project(ROOT / "examples/pebblewire/loom.toml")
+    await apply_topics(kafka.address, project.topics.values(), prefix)
+    pool = await connect(postgres.url)
+    for table in ("document_revisions", "document_chunks", "chunk_claims", "teacher_units"):
+        await pool.execute(f"TRUNCATE {table}")
+    context = Context(project, CODEC, PostgresKeys(pool), Objects((tmp_path / "objects").as_uri()), pool, lambda text: len(text.split()), prefix)
+    stages: Sequence[object] = [Intake(context), ChunkStage(context), SynthStage(context, offline_teacher()), LabelStage(context), FormatStage(context)]
+    fatal: list[BaseException] = []
+    shell = StreamShell(f"{prefix}all", kafka.address, stages, folder=tmp_path / "faust", on_fatal=fatal.append, prefix=prefix)  # type: ignore[arg-type]
+    await shell.start()
+    yield System(kafka.address, prefix, context)
+    await shell.stop()
+    await pool.close()
+    assert fatal == []
+
+
+@pytest.mark.asyncio
+async def test_a_document_becomes_sealed_training_records(system: System) -> None:
+    await system.publish(document("hub", PAGE))
+    chunks = await system.read("chunks", Chunk, 2)
+    key = await system.context.keys.key(document_owner("hub"))
+    assert [c.text and b"sixty" not in c.text.ciphertext for c in chunks] == [True, True]
+    texts = {unseal(key, c.chunk_id + ":path", c.heading_path): unseal(key, c.chunk_id, c.text) for c in chunks}
+    assert texts["Hub > Ring"] == "A violet ring means that an update is being installed now."
+    records = await system.read("datasets.chat", DatasetRecord, 3)
+    bodies = [json.loads(unseal(key, r.example_id + ":body", r.body)) for r in records]
+    assert all(b["output"]["answer"] in " ".join(b["input"]["passage"].split()) for b in bodies)
+    assert len(await system.read("datasets.cpt", DatasetRecord, 2)) == 2
+
+
+@pytest.mark.asyncio
+async def test_a_new_revision_touches_only_what_changed(system: System) -> None:
+    await system.publish(document("hub", PAGE))
+    await system.read("chunks", Chunk, 2)
+    await system.publish(document("hub", PAGE.replace(b"violet", b"green"), revision=2), document("hub", PAGE, revision=2), document("hub", PAGE.replace(b"violet", b"green"), revision=2))
+    chunks = await system.read("chunks", Chunk, 4)
+    assert [c.status for c in chunks if c.revision == 2] == [ChunkStatus.LIVE, ChunkStatus.WITHDRAWN]
+    (letter,) = await system.read("dead-letters", DeadLetter, 1)
+    assert "stale revision 2" in letter.message
+    examples = await system.read("examples", Example, 8)
+    assert {e.status for e in examples} == {ExampleStatus.KEPT, ExampleStatus.WITHDRAWN}
+
+
+@pytest.mark.asyncio
+async def test_a_deletion_withdraws_everything(system: System) -> None:
+    await system.publish(document("hub", PAGE))
+    made = await system.read("datasets.chat", DatasetRecord, 3)
+    await system.send("documents", b"hub", None)
+    after = await system.read("datasets.chat", DatasetRecord, 2 * len(made))
+    assert {r.example_id for r in after if r.status is RecordStatus.WITHDRAWN} == {r.example_id for r in made}
+
+
+@pytest.mark.asyncio
+async def test_an_exact_twin_is_named_and_makes_no_examples(system: System) -> None:
+    await system.publish(document("one", PAGE))
+    first = await system.read("chunks", Chunk, 2)
+    await system.publish(document("two", PAGE.upper()))
+    twins = [c for c in await system.read("chunks", Chunk, 4) if c.doc_id == "two"]
+    assert {(c.status, c.similarity) for c in twins} == {(ChunkStatus.DUPLICATE, 1.0)}
+    assert {c.twin_id for c in twins} == {c.chunk_id for c in first}
+
+
+@pytest.mark.asyncio
+async def test_labels_become_records_and_bad_ones_dead_letters(system: System) -> None:
+    def label(example_id: str, adapter: str, given: object, wanted: object) -> Label:
+        return Label(example_id=example_id, adapter=adapter, input=json.dumps(given), output=json.dumps(wanted), group_id=None)
+
+    for one in (
+        label("a", "classifier", {"text": "great"}, {"label": "POSITIVE"}),
+        label("b", "classifier", {"text": "great"}, {"label": "GREAT"}),
+        label("c", "nobody", {"text": "great"}, {"label": "POSITIVE"}),
+        label("d", "tool", {"message": "reset it", "context": {"user_id": "current"}}, {"calls": [{"tool": "reset_password_flow", "user_id": "current"}]}),
+    ):
+        await system.send("labels", one.example_id.encode(), CODEC.encode(one))
+    assert [r.example_id for r in await system.read("datasets.classifier", DatasetRecord, 1)] == ["a"]
+    assert [r.example_id for r in await system.read("datasets.tool", DatasetRecord, 1)] == ["d"]
+    letters = {letter.message for letter in await system.read("dead-letters", DeadLetter, 2)}
+    assert letters == {"'GREAT' is none of NEGATIVE, NEUTRAL, POSITIVE", "no adapter 'nobody' is declared: one of tool, classifier, ner, chat"}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("topic", ["documents", "labels", "revisions", "chunks", "examples"])
+async def test_foreign_bytes_cost_one_record(system: System, topic: str) -> None:
+    await system.send(topic, b"hub", b"these are no Avro bytes")
+    (letter,) = await system.read("dead-letters", DeadLetter, 1)
+    assert letter.topic == system.prefix + topic
+    assert "Confluent framing" in letter.message
+    await system.publish(document("hub", PAGE))
+    assert len(await system.read("datasets.cpt", DatasetRecord, 2)) == 2
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("media_type", "content", "fault"), [("application/pdf", b"PK\3\4", "zip"), ("text/markdown", b"", "empty"), ("application/pdf", b"%PDF-1.7 cut", "cut short")], ids=["zip", "empty", "cut"])
+async def test_bad_documents_are_parked_with_a_reason(system: System, media_type: str, content: bytes, fault: str) -> None:
+    await system.publish(document("bad", content, media_type=media_type))
+    (letter,) = await system.read("dead-letters", DeadLetter, 1)
+    assert (letter.stage, fault in letter.message) == ("chunk", True)
+    await system.publish(document("good", PAGE))
+    assert len(await system.read("chunks", Chunk, 2)) == 2

@@ -1,0 +1,52 @@
+"""Clauses, and the decision from their scores."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.clauses import clauses
+from inference.router import decide
+from runtime.project import Adapter
+
+TOOL = Adapter(task="tool", result="tool-calls", tools=({"name": "t", "description": "d"},), utterances=("u",), threshold=0.5)
+MOOD = Adapter(task="classify", result="sentiment", labels=("A",))
+CHAT = Adapter(task="chat", result="chat", utterances=("v",), threshold=0.4)
+ADAPTERS = {"tool": TOOL, "mood": MOOD, "chat": CHAT}
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("I'm frustrated with the login error, can you reset my password?", ["I'm frustrated with the login error", "can you reset my password?"]),
+        ("Refund order 5 and cancel my plan.", ["Refund order 5", "cancel my plan."]),
+        ("open a ticket: it crashes and restarts all day", ["open a ticket: it crashes and restarts all day"]),
+        ("Reboot it. Also check ticket 7", ["Reboot it.", "check ticket 7"]),
+        ("hello", ["hello"]),
+        ("?!", ["?!"]),
+    ],
+)
+def test_clauses(text: str, parts: list[str]) -> None:
+    assert clauses(text) == parts
+
+
+@given(st.text(min_size=1, max_size=80))
+def test_every_text_has_a_clause_and_none_is_invented(text: str) -> None:
+    found = clauses(text)
+    assert found
+    assert all(clause in " ".join(text.split()) for clause in found)
+
+
+def test_each_clause_goes_to_its_best_route_above_the_threshold() -> None:
+    intents = decide(ADAPTERS, "a b", ["a", "b"], [{"tool": 0.8, "chat": 0.6}, {"tool": 0.45, "chat": 0.41}])
+    assert [(i.adapter, i.text) for i in intents] == [("mood", "a b"), ("tool", "a"), ("chat", "b")]
+
+
+def test_nothing_fits() -> None:
+    assert [i.adapter for i in decide(ADAPTERS, "a", ["a"], [{"tool": 0.1, "chat": 0.1}]) if not i.always] == []
+
+
+def test_a_whole_message_route_is_asked_once_about_all_of_it() -> None:
+    adapters = {"mood": Adapter(task="classify", result="sentiment", labels=("A",), utterances=("u",), whole_message=True, threshold=0.5)}
+    assert [(i.adapter, i.text) for i in decide(adapters, "a b", ["a", "b"], [{"mood": 0.9}, {"mood": 0.8}])] == [("mood", "a b")]

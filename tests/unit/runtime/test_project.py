@@ -1,0 +1,53 @@
+"""The project file and settings: every fault at once, with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import SettingsError
+from runtime.project import load_project
+from runtime.settings import load_settings
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_example_is_valid() -> None:
+    project = load_project(ROOT / "examples/pebblewire/loom.toml")
+    assert {"tool", "classifier", "ner", "chat"} <= project.adapters.keys()
+    assert {"datasets.tool", "results.sentiment", "results.completed", "dead-letters"} <= project.topics.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        ("[adapters.a]\ntask = 'classify'\nresult = 'a'\nlabel = ['x']", ["unknown key, did you mean 'labels'?"]),
+        ("[adapters.a]\ntask = 'sing'\nresult = 'a'", ["adapters.a.task"]),
+        ("[adapters.a]\ntask = 'tool'\nresult = 'a'", ["needs `tools`"]),
+        ("[adapters.A]\ntask = 'chat'\nresult = 'Bad Name'", ["adapters.A", "result"]),
+        ("[adapters.a]\ntask = 'chat'\nresult = 'a'\n[adapters.a.recipe]\nrank = 64", ["adapters.a.recipe.rank"]),
+        ("nonsense", ["loom.toml"]),
+    ],
+)
+def test_faults_are_named_with_their_place(tmp_path: Path, text: str, faults: list[str]) -> None:
+    (tmp_path / "loom.toml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_project(tmp_path / "loom.toml")
+    assert [fault for fault in faults if fault not in str(caught.value)] == []
+
+
+def test_a_missing_file_names_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--project"):
+        load_project(tmp_path / "none.toml")
+
+
+def test_environment_overrides_and_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOM_HTTP_PORT", "9000")
+    monkeypatch.setenv("LOOM_DATABASE", "postgresql://u:secret@h/d")
+    settings = load_settings()
+    assert settings.http_port == 9000
+    assert "secret" not in repr(settings)
+    monkeypatch.setenv("LOOM_HTTP_PORT", "many")
+    with pytest.raises(SettingsError, match="LOOM_HTTP_PORT"):
+        load_settings()

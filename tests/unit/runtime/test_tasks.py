@@ -1,0 +1,158 @@
+"""Task renderers, parsers and grammars: what one writes, the others take."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.tasks import extract, samples, tool
+from runtime.tasks.grammar import grammar
+from runtime.tasks.samples import TaskSpec
+
+RESET = tool.Tool("reset_password_flow", "Give a new password", {"type": "object", "properties": {"user_id": {"type": "string"}}, "required": ["user_id"]})
+LOOKUP = tool.Tool("lookup_action", "Status", {"type": "object", "properties": {"ticket_id": {"type": "string"}, "limit": {"type": "integer"}}, "required": ["ticket_id"]})
+PLAN = tool.Tool("set_plan", "Plan", {"type": "object", "properties": {"plan": {"type": "string", "enum": ["basic", "plus"]}}, "required": ["plan"]})
+TOOLS = [RESET, LOOKUP, PLAN]
+SPEC = TaskSpec("tool", tools=tuple(TOOLS))
+CONTEXT = {"user_id": "current"}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        None,
+        tool.ToolCall("reset_password_flow", {"user_id": "current"}),
+        tool.ToolCall("lookup_action", {"ticket_id": "PW-5", "limit": 3}),
+        tool.ToolCall("lookup_action", {}, ("ticket_id",)),
+        tool.ToolCall("set_plan", {"plan": "plus"}),
+    ],
+)
+def test_parse_undoes_render(call: tool.ToolCall | None) -> None:
+    assert tool.parse_call(tool.render_call(call), TOOLS) == call
+
+
+@pytest.mark.parametrize(
+    ("completion", "fault"),
+    [
+        ("drop_table", "no such tool"),
+        ("lookup_action", "lacks 'ticket_id'"),
+        ("lookup_action\nticket_id= 1\ncolour= red", "no argument 'colour'"),
+        ("lookup_action\nticket_id= 1\nlimit= many", "invalid literal"),
+        ("set_plan\nplan= gold", "none of"),
+        ("lookup_action\nticket_id 1", "not a field"),
+    ],
+)
+def test_invalid_calls_say_what_is_wrong(completion: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        tool.parse_call(completion, TOOLS)
+
+
+def test_a_signature_is_one_line() -> None:
+    assert tool.signature(LOOKUP) == "lookup_action(ticket_id, limit?) Status"
+    assert tool.signature(PLAN) == "set_plan(plan: basic|plus) Plan"
+
+
+def accepts(source: str, completion: str) -> bool:
+    """Whether the grammar takes the whole completion, by XGrammar itself."""
+    xgrammar = pytest.importorskip("xgrammar")
+    info = xgrammar.TokenizerInfo([bytes([i]) for i in range(256)] + [b"</s>"], stop_token_ids=[256])
+    matcher = xgrammar.GrammarMatcher(xgrammar.GrammarCompiler(info).compile_grammar(source))
+    return bool(matcher.accept_string(completion) and matcher.accept_token(256))
+
+
+GIVEN = {"message": "Check (ticket) #1234, it's Anna's. Plan: plus", "context": CONTEXT}
+
+
+@pytest.mark.parametrize(
+    ("completion", "taken"),
+    [
+        ("none", True),
+        ("reset_password_flow\nuser_id= current", True),
+        ("lookup_action\nticket_id= 1234", True),
+        ("lookup_action\nticket_id= #1234, it's Anna", True),
+        ("lookup_action\nticket_id= ticket) #1234", True),
+        ("lookup_action\nticket_id= ?", True),
+        ("lookup_action\nticket_id= 1234\nlimit= 5", True),
+        ("set_plan\nplan= plus", True),
+        ("set_plan\nplan= gold", False),
+        ("lookup_action\nticket_id= 123", False),
+        ("lookup_action\nticket_id= 999", False),
+        ("lookup_action", False),
+        ("transfer_money\nto= me", False),
+        ("none\nnone", False),
+    ],
+)
+def test_the_grammar_takes_valid_calls_with_copied_values_alone(completion: str, taken: bool) -> None:
+    source = grammar(SPEC, GIVEN)
+    assert source is not None
+    assert accepts(source, completion) is taken
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=60))
+def test_any_message_has_a_grammar_that_takes_no_call(message: str) -> None:
+    source = grammar(SPEC, {"message": message, "context": {}})
+    assert source is not None
+    assert accepts(source, "none")
+
+
+@given(st.lists(st.text(alphabet="abc#1.'", min_size=1, max_size=6), min_size=1, max_size=8), st.data())
+def test_every_run_of_whole_words_is_a_span(words: list[str], data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(words) - 1))
+    end = data.draw(st.integers(start + 1, len(words)))
+    if not any(c.isalnum() for c in words[start]) or not any(c.isalnum() for c in words[end - 1]):
+        return
+    source = grammar(SPEC, {"message": " ".join(words), "context": {}})
+    assert source is not None
+    span = " ".join(words[start:end])
+    if span.endswith(("'s", "’s")) or "'s" in words[end - 1]:
+        return
+    assert accepts(source, f"lookup_action\nticket_id= {span}")
+
+
+def test_entities_come_back_with_their_offsets() -> None:
+    text = "Ann met Bob and Ann"
+    found = [extract.Entity(0, 3, "PERSON", "Ann"), extract.Entity(8, 11, "PERSON", "Bob"), extract.Entity(16, 19, "PERSON", "Ann")]
+    assert extract.parse_entities(extract.render_entities(found), ["PERSON"], text) == found
+    assert extract.parse_entities("none", ["PERSON"], text) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ({"input": {"message": "hi"}, "output": {"calls": [{"tool": "lookup_action", "ticket_id": "77"}]}}, "no span"),
+        ({"input": {"message": "hi"}, "output": {"calls": [{"tool": "x"}]}}, "no such tool"),
+        ({"input": {}, "output": {"calls": []}}, "not a tool example"),
+        ({"input": {"message": "a"}, "output": {"calls": [{"tool": "set_plan", "plan": "plus"}] * 2}}, "one call at most"),
+    ],
+)
+def test_a_bad_tool_example_is_refused(body: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        samples.render(SPEC, body)
+
+
+def test_what_is_on_offer_is_shuffled_by_the_seed_alone() -> None:
+    body = {"input": {"message": "hi", "context": {}}, "output": {"calls": []}}
+    assert samples.render(SPEC, body, random.Random(3)) == samples.render(SPEC, body, random.Random(3))
+    assert len({samples.render(SPEC, body, random.Random(i))[0].system for i in range(20)}) > 1
+
+
+def test_training_frames_are_worded_otherwise_than_the_held_out_phrasings() -> None:
+    import json
+    import re
+    import tomllib
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9@]+", " ", text.casefold()).strip()
+
+    root = Path(__file__).parents[3]
+    held_out = [plain(json.loads(line)["text"]) for line in (root / "tests/phrasings/requests.jsonl").open()]
+    file = tomllib.loads((root / "examples/pebblewire/frames.toml").read_text())
+    frames = [f for t in file["tools"].values() for f in (*t["frames"], *t.get("missing", ()))] + file["none"]["frames"]
+    frames += [f for mood in file["mood"].values() for f in (*mood["frames"], *mood["remarks"])]
+    patterns = [re.compile(plain(re.sub(r"\{\w+\}", " 0slot0 ", frame)).replace("0slot0", r"\S+(?: \S+){0,2}")) for frame in frames if plain(re.sub(r"\{\w+\}", "", frame))]
+    assert [(text, p.pattern) for text in held_out for p in patterns if p.fullmatch(text)] == []

@@ -1,0 +1,39 @@
+"""Documents into blocks, and bad documents into clear errors."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.errors import InvalidInput
+from streams.parse import BlockKind, parse
+
+
+def test_markdown_keeps_headings_and_its_front_title() -> None:
+    blocks = parse("text/markdown", b'---\ntitle: "The hub"\n---\n\nIt works.\n\n## Limits\n\n- sixty devices\n')
+    assert [(b.kind, b.text) for b in blocks] == [(BlockKind.HEADING, "The hub"), (BlockKind.TEXT, "It works."), (BlockKind.HEADING, "Limits"), (BlockKind.LIST_ITEM, "sixty devices")]
+
+
+def test_a_table_becomes_markdown() -> None:
+    (table,) = [b for b in parse("text/markdown", b"# P\n\n| Plan | Price |\n| --- | --- |\n| Plus | 4 |\n") if b.kind is BlockKind.TABLE]
+    assert table.text == "| Plan | Price |\n| --- | --- |\n| Plus | 4 |"
+
+
+def test_html_body_in_a_template_script_is_found() -> None:
+    page = b'<html><body><script id="t" type="text/x-handlebars-template"><h1>Design</h1><p>Kafka is a log of records.</p></script></body></html>'
+    assert "Kafka is a log of records." in [b.text for b in parse("text/html", page)]
+
+
+@pytest.mark.parametrize(
+    ("media_type", "data", "fault"),
+    [
+        ("text/markdown", b"", "empty"),
+        ("application/zip", b"PK\3\4", "no parser"),
+        ("application/pdf", b"PK\3\4 zip named pdf", "zip archive"),
+        ("application/pdf", b"%PDF-1.7\n1 0 obj\n<< /Type", "damaged or cut"),
+        ("text/plain", b"\0\1\2\0" * 50, "binary data"),
+        ("text/html", b"<html><body></body></html>", "no text found"),
+    ],
+)
+def test_what_can_not_be_parsed_says_why(media_type: str, data: bytes, fault: str) -> None:
+    with pytest.raises(InvalidInput, match=fault):
+        parse(media_type, data)
