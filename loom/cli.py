@@ -13,6 +13,8 @@ import typer
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", help="loraloom: documents in, a fleet of fresh LoRA adapters out, answers back.")
 topics_app = typer.Typer(no_args_is_help=True, help="The topic catalogue.")
 dlq_app = typer.Typer(no_args_is_help=True, help="Records that could not be processed.")
+bench_app = typer.Typer(no_args_is_help=True, help="Benchmarks against a running system.")
+app.add_typer(bench_app, name="bench")
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")
 
@@ -230,6 +232,97 @@ def runs(as_json: AsJson = False, project: Project = None, data: Data = None, da
     _query("SELECT run_id, adapter, version, status, step, steps, loss, reason FROM runs ORDER BY recorded_at", ["run_id", "adapter", "version", "status", "step", "steps", "loss", "reason"], as_json, project, data, database)
 
 
+@app.command()
+def status(as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
+    """Show what is live, what is training, and what was answered.
+
+    Example: loom status
+    """
+    sql = (
+        "SELECT 'live' AS what, adapter AS name, live_version::text AS value FROM adapter_aliases UNION ALL "
+        "SELECT 'runs ' || status, adapter, count(*)::text FROM runs GROUP BY status, adapter UNION ALL "
+        "SELECT 'requests', status, count(*)::text FROM completions GROUP BY status UNION ALL "
+        "SELECT 'dead letters', stage, count(*)::text FROM dead_letters GROUP BY stage ORDER BY 1, 2"
+    )
+    _query(sql, ["what", "name", "value"], as_json, project, data, database)
+
+
+@app.command()
+def contract(project: Project = None, out: Annotated[Path | None, typer.Option("--out", help="Write to this file.")] = None) -> None:
+    """Print the topics and records as AsyncAPI 3 (JSON, which is YAML too).
+
+    Example: loom contract --out asyncapi.json
+    """
+    from runtime.project import load_project
+    from schemas.asyncapi import asyncapi
+
+    settings = _settings(project=project)
+    text = json.dumps(asyncapi(load_project(settings.project).topics.values(), settings.prefix), indent=2)
+    if out is None:
+        typer.echo(text)
+    else:
+        out.write_text(text + "\n")
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("loom.toml")) -> None:
+    """Write a commented project file to start from.
+
+    Example: loom init
+    """
+    from runtime.errors import SettingsError
+
+    if path.exists():
+        raise SettingsError(f"{path} is there already: name another path")
+    try:
+        path.write_text((Path(__file__).parent / "template.toml").read_text())
+    except OSError as error:
+        raise SettingsError(f"{path} can't be written: {error.strerror}") from error
+    typer.echo(f"{path} written: declare your adapters in it, then `loom up`")
+
+
+@dlq_app.command("show")
+def dlq_show(letter_id: str, as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
+    """Show one dead letter with its original headers and the start of its bytes.
+
+    Example: loom dlq show 0f3a…
+    """
+    from runtime.errors import SettingsError
+
+    letter = asyncio.run(_letter(letter_id, _connected(project=project, data=data, broker=broker)))
+    if letter is None:
+        raise SettingsError(f"no dead letter {letter_id}: `loom dlq list` shows them")
+    row = {
+        "letter_id": letter.letter_id, "stage": letter.stage, "origin": f"{letter.topic}/{letter.partition}/{letter.offset}", "error": f"{letter.error_type}: {letter.message}",
+        "headers": {h.name: (h.value or b"").decode(errors="replace") for h in letter.headers}, "key": (letter.key or b"").decode(errors="replace"), "value": repr((letter.value or b"")[:400]),
+    }  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(row))
+    else:
+        for name, value in row.items():
+            typer.echo(f"{name:10} {value}")
+
+
+async def _letter(letter_id: str, settings: Any) -> Any:
+    """The dead letter with this id, from the topic."""
+    from runtime.follower import Follower
+    from schemas.codec import Codec
+    from schemas.events import DeadLetter
+    from schemas.topics import DEAD_LETTERS
+
+    follower = Follower(settings.broker, {settings.prefix + DEAD_LETTERS.name: DEAD_LETTERS.partitions})
+    await follower.start()
+    try:
+        while not await follower.caught_up():
+            for record in await follower.poll():
+                letter = Codec().decode(DeadLetter, record.value)
+                if letter.letter_id == letter_id:
+                    return letter
+        return None
+    finally:
+        await follower.stop()
+
+
 @dlq_app.command("list")
 def dlq_list(as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
     """List dead letters, newest first.
@@ -251,6 +344,34 @@ def topics_apply(project: Project = None, data: Data = None, broker: Broker = No
     settings = _connected(project=project, data=data, broker=broker)
     made = asyncio.run(apply_topics(settings.broker, load_project(settings.project).topics.values(), settings.prefix))
     typer.echo(f"{len(made)} topics created" + (": " + ", ".join(made) if made else ""))
+
+
+@bench_app.command("quality")
+def bench_quality(
+    test: Annotated[Path, typer.Option("--test", help="JSON lines of {text, label}, {text, calls} or both.")],
+    classifier: Annotated[str, typer.Option("--classifier", help="Adapter that the labels are for.")] = "classifier",
+    tool: Annotated[str, typer.Option("--tool", help="Adapter that the calls are for.")] = "tool",
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a running system every text of a test, by router and adapter alone and together, and score the answers.
+
+    Example: loom bench quality --test tests/phrasings/requests.jsonl
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from loom.bench import quality
+
+    settings = _connected(data=data)
+    scores = asyncio.run(quality(test, f"http://{settings.http_host}:{settings.http_port}", classifier, tool))
+    if as_json:
+        typer.echo(json.dumps([s.to_json() for s in scores]))
+        return
+    table = Table("what", "mode", "score", "95 % interval", "n")
+    for s in scores:
+        table.add_row(s.what, s.mode, f"{s.value:.3f}", f"{s.low:.3f} to {s.high:.3f}", str(s.count))
+    Console().print(table)
 
 
 @app.command()

@@ -22,7 +22,7 @@ from runtime.sealing import PostgresKeys
 from runtime.tasks.prompt import completion_ids, load_tokenizer, prompt_ids
 from runtime.tasks.samples import TaskSpec, render
 from schemas.codec import Codec
-from schemas.events import ArtifactFile, OffsetRange, Split
+from schemas.events import AdapterVersion, ArtifactFile, ClaimCheck, OffsetRange, Split
 from trainers.base_model import base_sha256, load_model
 from trainers.evaluate import Evaluation, evaluate
 from trainers.gate import Verdict, judge
@@ -43,7 +43,7 @@ class RunSpec:
     base: str
     adapter: Adapter
     ranges: tuple[OffsetRange, ...]
-    live_files: str | None
+    live: AdapterVersion | None
     broker: str
     database: str
     objects: str
@@ -123,12 +123,22 @@ def _evaluations(spec: RunSpec, model: Any, tokenizer: Any, held_out: list[Row])
     candidate = evaluate(model, tokenizer, task, held_out)
     with model.disable_adapter():
         base = evaluate(model, tokenizer, task, held_out)
-    if spec.live_files is None:
+    if spec.live is None:
         return candidate, base, None
     from peft import PeftModel
 
-    live = PeftModel.from_pretrained(load_model(spec.base), spec.live_files)
+    folder = spec.scratch / spec.run_id / "live"
+    asyncio.run(_fetch(spec.live, Objects(spec.objects), folder))
+    live = PeftModel.from_pretrained(load_model(spec.base), str(folder))
     return candidate, base, evaluate(live, tokenizer, task, held_out)
+
+
+async def _fetch(version: AdapterVersion, objects: Objects, folder: Path) -> None:
+    """Writes the files of `version` to `folder`. Raises IntegrityError when one is not what the registry says."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in version.files:
+        check = ClaimCheck(uri=f"{version.artifact_uri}/{file.path}", sha256=file.sha256, size_bytes=file.size_bytes)
+        (folder / file.path).write_bytes(await objects.claim(check))
 
 
 async def _publish(spec: RunSpec, folder: Path, rows: list[Row], candidate: Evaluation, base: Evaluation, live: Evaluation | None, verdict: Verdict) -> Outcome:

@@ -39,6 +39,8 @@ class Trainer:
         self._follower = Follower(broker, {prefix + TRAINING_RUNS.name: TRAINING_RUNS.partitions, prefix + ADAPTERS.name: ADAPTERS.partitions})
         self._producer = producer(broker, f"{prefix}{STAGE}")
         self._runs: dict[str, TrainingRun] = {}
+        self._versions: dict[tuple[str, int], AdapterVersion] = {}
+        self._live: dict[str, int] = {}
         # a fork server imports torch and TRL once, and each run starts from there in a moment
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["trainers.sft", "trainers.run", "trl", "peft", "datasets", "sklearn.metrics", "xgrammar"])
@@ -59,7 +61,12 @@ class Trainer:
             await self._producer.stop()
 
     def _apply(self, record: Record) -> None:
-        if record.topic != self._prefix + TRAINING_RUNS.name:
+        if record.topic == self._prefix + ADAPTERS.name:
+            event = self._codec.decode(AdapterEvent, record.value)
+            if event.kind is AdapterEventKind.VERSION and event.version:
+                self._versions[event.adapter, event.version.version] = event.version
+            if event.alias:
+                self._live[event.adapter] = event.alias.live_version
             return
         run = self._codec.decode(TrainingRun, record.value)
         earlier = self._runs.get(run.run_id)
@@ -69,7 +76,9 @@ class Trainer:
 
     def _spec(self, run: TrainingRun) -> RunSpec:
         adapter = self._project.adapters[run.adapter]
-        return RunSpec(run.run_id, run.adapter, run.version or 1, run.base_epoch, self._project.base_folder, adapter, run.ranges, None, self._broker, self._database, self._objects, self._scratch)
+        live = self._versions.get((run.adapter, self._live.get(run.adapter, 0)))
+        live = live if live and live.base_epoch == run.base_epoch else None
+        return RunSpec(run.run_id, run.adapter, run.version or 1, run.base_epoch, self._project.base_folder, adapter, run.ranges, live, self._broker, self._database, self._objects, self._scratch)
 
     async def _carry_out(self, run: TrainingRun, stop: asyncio.Event) -> None:
         log.info("run.started", run_id=run.run_id, adapter=run.adapter)

@@ -51,3 +51,8 @@ def test_environment_overrides_and_faults(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("LOOM_HTTP_PORT", "many")
     with pytest.raises(SettingsError, match="LOOM_HTTP_PORT"):
         load_settings()
+
+
+def test_the_file_that_init_writes_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "loom.toml").write_text((ROOT / "loom/template.toml").read_text())
+    assert load_project(tmp_path / "loom.toml").adapters.keys() == {"tool", "classifier"}
