@@ -7,9 +7,10 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import asyncpg
 import structlog
 
-from runtime.database import connect
+from runtime.database import connect, migrate
 from runtime.errors import Fenced, SettingsError
 from runtime.objects import Objects
 from runtime.project import load_project
@@ -37,6 +38,12 @@ def database_of(settings: Settings) -> str:
     return settings.database.get_secret_value()
 
 
+async def pool_of(settings: Settings) -> asyncpg.Pool:
+    """A pool on the worker's database, its tables brought up to date first."""
+    await asyncio.to_thread(migrate, database_of(settings))
+    return await connect(database_of(settings))
+
+
 def token_counter(base_folder: str) -> Callable[[str], int]:
     """Counts text in the base's tokens."""
     path = Path(base_folder) / "tokenizer.json"
@@ -60,7 +67,7 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     from streams.synth import SynthStage, offline_teacher, remote_teacher
 
     project = load_project(settings.project)
-    pool = await connect(database_of(settings))
+    pool = await pool_of(settings)
     context = Context(project, Codec(), PostgresKeys(pool), Objects(settings.objects_url), pool, token_counter(project.base_folder), settings.prefix)
     stages: list[Stage]
     if name == "chunk":
@@ -121,7 +128,7 @@ async def projection(settings: Settings, stop: asyncio.Event) -> None:
     from loom.projection import Projection
 
     project = load_project(settings.project)
-    pool = await connect(database_of(settings))
+    pool = await pool_of(settings)
     try:
         await Projection(project, broker_of(settings), pool, settings.prefix).run(stop)
     finally:

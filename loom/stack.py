@@ -54,6 +54,7 @@ class Supervised:
             if stop.is_set():
                 await self._drain(ended)
                 return
+            self._sweep()
             failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures + 1
             self.restarts += 1
             self.state = f"restarting after exit {ended.result()}"
@@ -70,9 +71,16 @@ class Supervised:
         try:
             await asyncio.wait_for(asyncio.shield(ended), DRAIN_SECONDS)
         except TimeoutError:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            self._sweep()
             await ended
+        self._sweep()
         self.state = "stopped"
+
+    def _sweep(self) -> None:
+        """Ends what a worker that died left behind: its engine, its training run."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 @dataclass(slots=True)

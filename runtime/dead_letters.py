@@ -11,11 +11,10 @@ from schemas.topics import DEAD_LETTERS
 
 def dead_letter(codec: Codec, prefix: str, stage: str, record: Record, error: Exception) -> Outgoing:
     """The outgoing dead letter of `record`, which `stage` gave up on because of `error`."""
-    cause = error.__cause__
     letter = DeadLetter(
         letter_id=digest(stage, record.origin), topic=record.topic, partition=record.partition, offset=record.offset,
         key=record.key, value=record.value if len(record.value or b"") <= 3 * MAX_MESSAGE_BYTES else None, claim_check=None,
         headers=tuple(Header(name=name, value=value) for name, value in record.headers), stage=stage,
-        error_type=type(error).__name__, message=str(error) + (f" ({type(cause).__name__})" if cause else ""),
+        error_type=type(error).__name__, message=str(error),
     )  # fmt: skip
     return Outgoing(prefix + DEAD_LETTERS.name, record.key, codec.encode(letter))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -24,11 +23,11 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[EmbeddedPostgres]:
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """A running database server, migrated."""
     from runtime.database import migrate
 
-    server = EmbeddedPostgres(Path("/tmp") / f"loom-tests-{os.getpid()}" / "postgres")
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "data")
     server.start()
     migrate(server.url)
     yield server

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime.project import Recipe
 from runtime.tasks.prompt import load_tokenizer
@@ -31,13 +31,19 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progr
     import torch
     from datasets import Dataset
     from peft import LoraConfig, PeftModel
-    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from trl import SFTConfig, SFTTrainer
 
     class Report(TrainerCallback):
         def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **kwargs: object) -> None:
             if logs and "loss" in logs:
                 progress(state.global_step, state.max_steps, float(logs["loss"]))
+
+    class PlainLoss(SFTTrainer):
+        """TRL's fused head also computes entropies and accuracies, a third of a step on a CPU (0.31 of 0.90 s); the model's own loss is the same."""
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+            return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
     fitting = [(prompt, completion) for prompt, completion in rows if len(prompt) + len(completion) <= recipe.max_tokens]
     columns = {"input_ids": [p + c for p, c in fitting], "labels": [[IGNORED] * len(p) + c for p, c in fitting]}
@@ -49,7 +55,7 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progr
         data_seed=recipe.seed, bf16=True, use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False, disable_tqdm=True, dataloader_num_workers=0,
     )  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora, callbacks=[Report()])
+    trainer = PlainLoss(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora, callbacks=[Report()])
     trainer.train()
     trained = trainer.model
     assert isinstance(trained, PeftModel)

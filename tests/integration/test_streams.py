@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -47,7 +49,7 @@ class System:
     async def send(self, topic: str, key: bytes | None, value: bytes | None) -> None:
         await publish(self.broker, [Outgoing(self.prefix + topic, key, value)])
 
-    async def read(self, topic: str, kind: type, count: int, seconds: float = 40) -> list[object]:
+    async def read(self, topic: str, kind: type[Any], count: int, seconds: float = 40) -> list[Any]:
         """At least `count` records of a topic, once they are there."""
         for _ in range(int(seconds / 0.5)):
             found = [CODEC.decode(kind, r.value) for r in await read_all(self.broker, self.prefix + topic)]
@@ -63,8 +65,8 @@ def document(doc_id: str, content: bytes | None, revision: int = 1, media_type: 
 
 
 @pytest_asyncio.fixture
-async def system(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[System]:
-    prefix = f"{request.node.name.replace('[', '-').replace(']', '').replace('_', '-')[:40]}."
+async def system(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator[System]:
+    prefix = f"test-{uuid.uuid4().hex[:8]}."
     project = load_project(ROOT / "examples/pebblewire/loom.toml")
     await apply_topics(kafka.address, project.topics.values(), prefix)
     pool = await connect(postgres.url)
