@@ -10,6 +10,16 @@ BREAK = re.compile(r"(?<=[.!?;])\s+|,\s+(?=(?:and|but|so|then|also|please|can|co
 LEAD = re.compile(r"^(?:and then|and also|and|but|so|then|also|afterwards|as well as)\b[\s,]*", re.IGNORECASE)
 TRAIL = re.compile(r"(?:\s+(?:and|then|also|too)|,)+$", re.IGNORECASE)
 MIN_LETTERS = 2
+VERBS = (
+    "add arrange book bring build buy call cancel change check close create delete disable discontinue download drop enable end export file find fix follow get give help hold install let list locate log look "
+    "make open order pause pay phone play power print process provide put quit raise reboot recover refund register reimburse remind remove rename renew repair replace report request reset restart ring "
+    "save schedule see send set share show start stop submit subscribe switch take tell terminate track transfer turn unlock unsubscribe update upgrade use write"
+)
+GREETING = re.compile(r"^(?:hi|hello|hey|ok|so|well|dear \w+|good (?:morning|afternoon|evening)|thanks|thank you|also|and|then|now)[\s,!]+", re.IGNORECASE)
+REQUEST = re.compile(
+    rf"^(?:please|pls|kindly|can|could|would|will|may|might|do|does|did|is|are|was|has|have|had|where|what|when|which|who|why|how|any|let's|i (?:want|need|wish|would|have to)|i'd like|i like to|we (?:want|need)|{'|'.join(VERBS.split())})\b|\?$|\b(?:please|pls)\b",
+    re.IGNORECASE,
+)
 
 
 def clauses(text: str) -> list[str]:
@@ -24,3 +34,9 @@ def clauses(text: str) -> list[str]:
         found += [TRAIL.sub("", LEAD.sub("", piece)).strip() for piece in pieces]
     kept = [clause for clause in found if sum(c.isalnum() for c in clause) >= MIN_LETTERS]
     return kept or [one_line(text)]
+
+
+
+def is_request(clause: str) -> bool:
+    """Whether a clause asks for something by its form: a question, an order, a wish."""
+    return REQUEST.search(GREETING.sub("", clause)) is not None

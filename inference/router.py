@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from inference.clauses import clauses
+from inference.clauses import clauses, is_request
 from runtime.project import Adapter
 from runtime.tasks.prompt import one_line
 
@@ -63,14 +63,26 @@ class SemanticRouter:
 
 
 def decide(adapters: Mapping[str, Adapter], text: str, parts: Sequence[str], ranked: Sequence[Mapping[str, float]]) -> list[Intent]:
-    """The intents of a message from the scores of its clauses. Pure."""
+    """The intents of a message from the scores of its clauses. Pure.
+
+    Clauses of one route are one intent, unless two or more of them ask for something by their form.
+    """
     intents = [Intent(name, text, 1.0, always=True) for name, a in adapters.items() if not a.utterances]
     for name, adapter in adapters.items():
         if adapter.utterances and adapter.whole_message and (best := max((scores.get(name, -1.0) for scores in ranked), default=-1.0)) >= adapter.threshold:
             intents.append(Intent(name, text, best))
+    chosen: dict[str, list[tuple[str, float]]] = {}
     for part, scores in zip(parts, ranked, strict=True):
         fitting = {name: score for name, score in scores.items() if not adapters[name].whole_message and score >= adapters[name].threshold}
         if fitting:
             name = max(fitting, key=fitting.__getitem__)
-            intents.append(Intent(name, part, fitting[name]))
+            chosen.setdefault(name, []).append((part, fitting[name]))
+    for name, found in chosen.items():
+        requests = [(part, score) for part, score in found if is_request(part)]
+        if len(requests) > 1:
+            intents += [Intent(name, part, score) for part, score in requests]
+        else:
+            # one request, with what else is said of it: the adapter needs the whole
+            own = text if len(chosen) == 1 else " ".join(part for part, _ in found)
+            intents.append(Intent(name, own, max(score for _, score in found)))
     return intents

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.clauses import clauses
+from inference.clauses import clauses, is_request
 from inference.router import decide
 from runtime.project import Adapter
 
@@ -50,3 +50,28 @@ def test_nothing_fits() -> None:
 def test_a_whole_message_route_is_asked_once_about_all_of_it() -> None:
     adapters = {"mood": Adapter(task="classify", result="sentiment", labels=("A",), utterances=("u",), whole_message=True, threshold=0.5)}
     assert [(i.adapter, i.text) for i in decide(adapters, "a b", ["a", "b"], [{"mood": 0.9}, {"mood": 0.8}])] == [("mood", "a b")]
+
+
+@pytest.mark.parametrize(
+    ("parts", "texts"),
+    [
+        (["reset my password", "where is order 5?"], ["reset my password", "where is order 5?"]),
+        (["it arrived broken", "refund order 5"], ["it arrived broken refund order 5"]),
+        (["no light at all", "nothing works"], ["no light at all nothing works"]),
+    ],
+    ids=["two requests", "a request and its reason", "no request by form"],
+)
+def test_clauses_of_one_route_are_one_intent_unless_two_of_them_ask(parts: list[str], texts: list[str]) -> None:
+    intents = decide({"tool": TOOL}, " ".join(parts), parts, [{"tool": 0.9}, {"tool": 0.8}])
+    assert [i.text for i in intents] == texts
+
+
+@pytest.mark.parametrize(
+    ("clause", "asks"),
+    [
+        ("can you reset my password?", True), ("please look", True), ("Hi, track order 5", True), ("I need a bill", True),
+        ("I'm frustrated with the login error", False), ("The sensor arrived smashed.", False),
+    ],
+)
+def test_requests_are_told_by_their_form(clause: str, asks: bool) -> None:
+    assert is_request(clause) is asks
