@@ -69,6 +69,7 @@ class RequestShell:
         self._transactions = PartitionTransactions(group, lambda name: producer(broker, name, session_timeout_seconds))
         self._client: AIOKafkaConsumer | None = None
         self._generation = 0
+        self._settled = False
         self._slow: asyncio.Future[list[Sequence[Outgoing]]] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -82,21 +83,26 @@ class RequestShell:
     async def release(self) -> None:
         """Before partitions are revoked: cancels slow work, waits for open transactions."""
         self._generation += 1
+        self._settled = False
         if self._slow:
             self._slow.cancel()
         await self._transactions.drain()
 
     async def take_over(self, assigned: Sequence[TopicPartition]) -> None:
-        """After partitions were assigned: fences former owners, then goes to what they had committed."""
+        """After partitions were assigned: fences former owners, then goes to what they had committed.
+
+        What the client returns before that was read from offsets that a former owner may have passed since; it is
+        dropped, and read again from the right place.
+        """
         await self._transactions.fence(assigned)
         assert self._client is not None
+        first = await self._client.beginning_offsets(assigned) if assigned else {}
+        committed = {partition: await self._client.committed(partition) for partition in assigned}
+        # nothing is awaited from the first seek on, so that no record comes in between
         for partition in assigned:
-            committed = await self._client.committed(partition)
-            if committed is None:
-                await self._client.seek_to_beginning(partition)
-            else:
-                self._client.seek(partition, committed)
-        self._generation += 1
+            offset = committed[partition]
+            self._client.seek(partition, first[partition] if offset is None else offset)
+        self._settled = True
 
     async def _consume(self, stop: asyncio.Event) -> None:
         self._client = consumer(self._broker, group=self._group, session_timeout_seconds=self._session)
@@ -104,14 +110,13 @@ class RequestShell:
         await self._client.start()
         try:
             while not stop.is_set():
-                generation = self._generation
                 batches = await self._client.getmany(timeout_ms=200, max_records=BATCH)
-                if batches and generation == self._generation:
-                    await self._process(batches, generation)
+                if batches and self._settled:
+                    await self._process(batches, self._generation)
         finally:
             await self.release()
+            await self._client.stop()  # waits for a rebalance under way, which may be starting producers
             await self._transactions.close()
-            await self._client.stop()
 
     async def _process(self, batches: dict[TopicPartition, list[Any]], generation: int) -> None:
         records = {p: [Record(m.topic, m.partition, m.offset, m.key, m.value, tuple(m.headers)) for m in messages] for p, messages in batches.items()}

@@ -1,0 +1,93 @@
+"""The request shell under faults, with a service that answers at once: paused owners are fenced, nothing is answered twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference.service import Answer
+from inference.worker import AnswerStage, RequestShell
+from loom.embedded.kafka import EmbeddedKafka
+from runtime.kafka import Outgoing, apply_topics
+from runtime.project import load_project
+from runtime.transactions import PartitionTransactions
+from schemas.codec import Codec
+from schemas.events import CompletionStatus, Request, RequestCompleted
+from tests.support.kafka import publish, read_all
+
+CODEC = Codec()
+PROJECT = Path(__file__).parents[2] / "examples/pebblewire/loom.toml"
+
+
+class Instant:
+    """Answers every request with an empty last word."""
+
+    async def answer(self, request: Request, now_ms: int) -> Answer:
+        return Answer((), RequestCompleted(request_id=request.request_id, status=CompletionStatus.UNKNOWN, error=None))
+
+
+async def until_answered(broker: str, prefix: str, count: int, seconds: float = 60) -> Counter[str]:
+    for _ in range(int(seconds / 0.5)):
+        words = Counter(CODEC.decode(RequestCompleted, r.value).request_id for r in await read_all(broker, f"{prefix}results.completed"))
+        if len(words) >= count:
+            return words
+        await asyncio.sleep(0.5)
+    raise AssertionError(f"{len(words)} of {count} answered")
+
+
+async def send(broker: str, prefix: str, numbers: range) -> None:
+    requests = [Request(request_id=str(i), conversation_id=str(i), text="hi", tools=None, adapter_id=None, deadline_ms=None, served=None) for i in numbers]
+    await publish(broker, [Outgoing(f"{prefix}requests", r.conversation_id.encode(), CODEC.encode(r)) for r in requests])
+
+
+@pytest.mark.asyncio
+async def test_members_join_and_leave_and_every_request_is_answered_once(kafka: EmbeddedKafka) -> None:
+    prefix = "join."
+    await apply_topics(kafka.address, load_project(PROJECT).topics.values(), prefix)
+    await send(kafka.address, prefix, range(400))
+    stops, tasks = [], []
+    for member in range(3):
+        stop = asyncio.Event()
+        shell = RequestShell(f"{prefix}inference", kafka.address, AnswerStage(Instant(), CODEC, prefix), CODEC, prefix, 6)  # type: ignore[arg-type]
+        stops.append(stop)
+        tasks.append(asyncio.create_task(shell.run(stop)))
+        await asyncio.sleep(1.0)
+        await send(kafka.address, prefix, range(400 + 100 * member, 500 + 100 * member))
+        if member:
+            stops[member - 1].set()
+    words = await until_answered(kafka.address, prefix, 700)
+    stops[-1].set()
+    await asyncio.gather(*tasks)
+    assert {i: n for i, n in words.items() if n != 1} == {}
+    assert len(words) == 700
+
+
+@pytest.mark.asyncio
+async def test_a_fenced_shell_starts_over_and_its_open_transaction_counts_for_nothing(kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = "fence."
+    await apply_topics(kafka.address, load_project(PROJECT).topics.values(), prefix)
+    await send(kafka.address, prefix, range(200))
+    commit, stolen = PartitionTransactions.commit, []
+
+    async def steal(self: PartitionTransactions, partition: Any, *arguments: Any) -> bool:
+        if len(stolen) < 2:
+            stolen.append(partition)
+            thief = self._connect(f"{prefix}inference.{partition.topic}.{partition.partition}")
+            await thief.start()
+            await thief.stop()
+        return await commit(self, partition, *arguments)
+
+    monkeypatch.setattr(PartitionTransactions, "commit", steal)
+    stop = asyncio.Event()
+    shell = RequestShell(f"{prefix}inference", kafka.address, AnswerStage(Instant(), CODEC, prefix), CODEC, prefix, 6)  # type: ignore[arg-type]
+    task = asyncio.create_task(shell.run(stop))
+    words = await until_answered(kafka.address, prefix, 200)
+    stop.set()
+    await task
+    assert len(stolen) == 2
+    assert {i: n for i, n in words.items() if n != 1} == {}
+    assert len(words) == 200
