@@ -1,7 +1,8 @@
 """Labels from frames: an example company's labelled texts, made by rule from a file of frames and values.
 
 The same file and seed give the same labels. A label's group is the frame or remark that it was made from, so that
-evaluation asks about frames that training never saw.
+evaluation asks about frames that training never saw; frames of moods that differ in their slots alone ("I feel {sad}",
+"I feel {glad}") are one group, else the frame itself would give the answer away.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Frames:
                     frame = text if self._rng.random() < 0.5 else frame
                 elif self._rng.random() < 0.65:
                     text = self._beside(text, self._plain_request())
-                yield self._label("classifier", {"text": self._typed(Filled(text, {})).text}, {"label": mood}, f"mood: {frame}")
+                yield self._label("classifier", {"text": self._typed(Filled(text, {})).text}, {"label": mood}, "mood: " + SLOT.sub("{}", frame))
 
     def _entity_labels(self, count: int) -> Iterator[Label]:
         tools = self._file["tools"]
