@@ -138,7 +138,7 @@ def test_a_version_beats_the_base_and_says_by_how_much(live: Live) -> None:
 
 
 def test_two_intents_are_two_calls(live: Live) -> None:
-    calls = [json.loads(r.output)["tool"] for topic, r in live.ask("Where is order 48210? Restart the porch hub.").results if topic == "results.tool-calls" and r.output]
+    calls = [json.loads(r.output)["tool"] for topic, r in live.ask("Track order 48210, and please restart hub garden.").results if topic == "results.tool-calls" and r.output]
     assert calls == ["track_order", "restart_hub"]
 
 
