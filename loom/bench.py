@@ -20,13 +20,13 @@ PARALLEL = 8
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A share (or an F1) with its 95 % interval over `count` cases."""
+    """A share with its 95 % interval over `count` cases, or an F1 without."""
 
     what: str
     mode: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     count: int
 
     def to_json(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ async def _labels(http: httpx.AsyncClient, rows: Sequence[dict[str, Any]], class
         answers = [a["output"] for a in await _all(http, [("/generate", {"adapter_id": adapter, "prompt": row["text"]}) for row in rows])]
         scores.append(share("label is right", mode, [a == row["label"] for a, row in zip(answers, rows, strict=True)]))
         f1 = macro_f1(answers, [row["label"] for row in rows])
-        scores.append(Score("label macro-F1", mode, f1, float("nan"), float("nan"), len(rows)))
+        scores.append(Score("label macro-F1", mode, f1, None, None, len(rows)))
     return scores
 
 

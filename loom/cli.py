@@ -370,7 +370,7 @@ def bench_quality(
         return
     table = Table("what", "mode", "score", "95 % interval", "n")
     for s in scores:
-        table.add_row(s.what, s.mode, f"{s.value:.3f}", f"{s.low:.3f} to {s.high:.3f}", str(s.count))
+        table.add_row(s.what, s.mode, f"{s.value:.3f}", f"{s.low:.3f} to {s.high:.3f}" if s.low is not None else "-", str(s.count))
     Console().print(table)
 
 

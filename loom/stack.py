@@ -156,8 +156,8 @@ def check_machine(data: Path) -> None:
     import platform
     import shutil
 
-    if platform.system() not in ("Linux", "Darwin"):
-        raise SettingsError(f"{platform.system()} is not supported: use Linux or macOS, or the containers in deploy/")
+    if platform.system() != "Linux":
+        raise SettingsError(f"{platform.system()} is not supported: use Linux, or the containers in deploy/")
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:

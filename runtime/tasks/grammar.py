@@ -1,7 +1,8 @@
 """Each task's output as an EBNF grammar (XGrammar's dialect), the same in evaluation and in serving.
 
 A copied value is a span of words of the message or of a context value: the grammar has a rule a word, which goes on to
-the next word's rule or ends, so its size is linear in the text.
+the next word's rule or ends, so its size is linear in the text. Where the argument's schema has a `pattern` or the
+`format` email, only the spans that match it are admitted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from runtime.tasks.tool import MISSING, NO_TOOL, Tool
 
 WORD = re.compile(r"^(\W*)(.*?)((?:['’]s)?\W*)$", re.DOTALL)
 MAX_TOKENS = {"classify": 24, "tool": 96, "extract": 160, "chat": 96}
+MAX_PATTERN_WORDS = 6
+FORMATS = {"email": r"^[^@\s]+@[^@\s]+\.[A-Za-z]{2,}$"}
 NUMBER = {"integer": '"-"? [0-9]+', "number": '"-"? [0-9]+ ("." [0-9]+)?', "boolean": '"true" | "false"'}
 
 
@@ -38,20 +41,38 @@ def _tool_grammar(tools: Sequence[Tool], message: str, context: Mapping[str, str
     for tool in tools:
         parts = [_quoted(tool.name)]
         for name, schema in tool.arguments.items():
-            value = _value(schema)
+            lead, value = _quoted(f"\n{name}= "), _value(schema, [message, *map(one_line, context.values())])
             if name in tool.required:
-                parts.append(f"{_quoted(f'{chr(10)}{name}= ')} ({value} | {_quoted(MISSING)})")
-            else:
-                parts.append(f"({_quoted(f'{chr(10)}{name}= ')} ({value}))?")
+                parts.append(f"{lead} ({' | '.join(filter(None, [value, _quoted(MISSING)]))})")
+            elif value:
+                parts.append(f"({lead} ({value}))?")
         calls.append(" ".join(parts))
     rules.append("root ::= " + " | ".join(f"({call})" for call in calls))
     return "\n".join([*rules, *_span_rules("span", [message, *map(one_line, context.values())])])
 
 
-def _value(schema: Mapping[str, Any]) -> str:
+def _value(schema: Mapping[str, Any], texts: Sequence[str]) -> str:
+    """What an argument may be; empty when the texts hold nothing that its pattern admits."""
     if "enum" in schema:
         return _choice([str(value) for value in schema["enum"]])
+    pattern = schema.get("pattern") or FORMATS.get(schema.get("format", ""))
+    if pattern:
+        return _choice(matching_spans(pattern, texts))
     return NUMBER.get(schema.get("type", "string"), "span")
+
+
+def matching_spans(pattern: str, texts: Sequence[str]) -> list[str]:
+    """The runs of up to six words of `texts`, without the signs around them, that `pattern` finds (JSON Schema, `pattern`)."""
+    found: dict[str, None] = {}
+    for text in texts:
+        words = [WORD.match(word).groups() for word in text.split(" ")]  # type: ignore[union-attr]
+        for start in range(len(words)):
+            for end in range(start + 1, min(len(words), start + MAX_PATTERN_WORDS) + 1):
+                inner = [core if i == start else lead + core for i, (lead, core, _) in enumerate(words[start:end], start)]
+                span = " ".join(core + (words[i][2] if i < end - 1 else "") for i, core in enumerate(inner, start))
+                if span and re.search(pattern, span):
+                    found[span] = None
+    return list(found)
 
 
 def _span_rules(name: str, texts: Sequence[str]) -> list[str]:

@@ -114,6 +114,27 @@ def test_every_run_of_whole_words_is_a_span(words: list[str], data: st.DataObjec
     assert accepts(source, f"lookup_action\nticket_id= {span}")
 
 
+ORDER = tool.Tool("track", "", {"type": "object", "properties": {"order_id": {"type": "string", "pattern": "^[A-Z]?-?[0-9]{3,}$"}, "mail": {"type": "string", "format": "email"}}, "required": ["order_id"]})
+
+
+@pytest.mark.parametrize(
+    ("message", "completion", "taken"),
+    [
+        ("where is (A-771)?", "track\norder_id= A-771", True),
+        ("where is order 771.", "track\norder_id= 771", True),
+        ("where is order 771.", "track\norder_id= order 771", False),
+        ("at 4 pm", "track\norder_id= 4 pm", False),
+        ("at 4 pm", "track\norder_id= ?", True),
+        ("771, write to a.b@c.org!", "track\norder_id= 771\nmail= a.b@c.org", True),
+        ("771, write to me", "track\norder_id= 771\nmail= me", False),
+    ],
+)
+def test_a_pattern_admits_matching_spans_alone(message: str, completion: str, taken: bool) -> None:
+    source = grammar(TaskSpec("tool", tools=(ORDER,)), {"message": message, "context": {}})
+    assert source is not None
+    assert accepts(source, completion) is taken
+
+
 def test_entities_come_back_with_their_offsets() -> None:
     text = "Ann met Bob and Ann"
     found = [extract.Entity(0, 3, "PERSON", "Ann"), extract.Entity(8, 11, "PERSON", "Bob"), extract.Entity(16, 19, "PERSON", "Ann")]
