@@ -74,8 +74,7 @@ class Residency:
         await self._follower.start()
         try:
             while not stop.is_set():
-                for record in await self._follower.poll():
-                    self._apply(record)
+                await self._follower.deliver(self._apply)
                 if await self._follower.caught_up():
                     await self._settle()
                     self.ready.set()

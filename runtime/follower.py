@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from runtime.kafka import Record, consumer
+from schemas.codec import InvalidRecord
+
+log = structlog.get_logger()
 
 
 class Follower:
@@ -33,6 +37,14 @@ class Follower:
         """Whether everything that was there at the start has been returned."""
         positions = await asyncio.gather(*(self._client.position(p) for p in self._partitions))
         return all(position >= self._ends[p] for p, position in zip(self._partitions, positions, strict=True))
+
+    async def deliver(self, apply: Callable[[Record], None]) -> None:
+        """Gives the next records to `apply`; foreign bytes among them are told in the log and change nothing."""
+        for record in await self.poll():
+            try:
+                apply(record)
+            except InvalidRecord as error:
+                log.error("record.skipped", origin=record.origin, error=str(error))
 
     async def poll(self, timeout_ms: int = 200) -> Sequence[Record]:
         """The next records."""

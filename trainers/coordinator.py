@@ -52,8 +52,7 @@ class Coordinator:
         try:
             caught_up = False
             while not stop.is_set():
-                for record in await self._follower.poll():
-                    self._apply(record)
+                await self._follower.deliver(self._apply)
                 caught_up = caught_up or await self._follower.caught_up()
                 if caught_up:
                     await self._act()

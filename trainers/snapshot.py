@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from runtime.errors import KeyDestroyed
 from runtime.ids import canonical_json, digest
 from runtime.kafka import consumer
 from runtime.sealing import KeyStore, unseal
-from schemas.codec import Codec
+from schemas.codec import Codec, InvalidRecord
 from schemas.events import DatasetRecord, OffsetRange, RecordStatus, Split
 
 
@@ -61,8 +62,9 @@ async def read_ranges(broker: str, ranges: Sequence[OffsetRange], codec: Codec) 
             for partition, messages in (await client.getmany(timeout_ms=200)).items():
                 for message in messages:
                     if message.offset < ends[partition]:
-                        record = codec.decode(DatasetRecord, message.value)
-                        last[record.example_id] = record
+                        with contextlib.suppress(InvalidRecord):  # foreign bytes are no example
+                            record = codec.decode(DatasetRecord, message.value)
+                            last[record.example_id] = record
         return [last[i] for i in sorted(last) if last[i].status is RecordStatus.LIVE]
     finally:
         await client.stop()

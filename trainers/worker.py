@@ -51,8 +51,7 @@ class Trainer:
         await self._follower.start()
         try:
             while not stop.is_set():
-                for record in await self._follower.poll():
-                    self._apply(record)
+                await self._follower.deliver(self._apply)
                 waiting = [run for run in self._runs.values() if run.status in OPEN]
                 if waiting and await self._follower.caught_up():
                     await self._carry_out(waiting[0], stop)
