@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,12 +26,15 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def postgres() -> Iterator[EmbeddedPostgres]:
     """A running database server, migrated."""
     from runtime.database import migrate
 
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "data")
+    # not below pytest's own folder: each start of pytest closes that to other users, and PostgreSQL runs as one under root
+    folder = Path(tempfile.mkdtemp(prefix="loom-test-"))
+    server = EmbeddedPostgres(folder / "postgres")
     server.start()
     migrate(server.url)
     yield server
     server.stop()
+    shutil.rmtree(folder, ignore_errors=True)

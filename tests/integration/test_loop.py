@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -95,8 +97,10 @@ class Live:
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    system = Live(tmp_path_factory.mktemp("loop") / "data")
+def live() -> Iterator[Live]:
+    # not below pytest's own folder: each start of pytest closes that to other users, and PostgreSQL runs as one under root
+    folder = Path(tempfile.mkdtemp(prefix="loom-test-"))
+    system = Live(folder / "data")
 
     async def feed() -> None:
         async with Client(system.project, system.broker, Objects((system.data / "objects").as_uri())) as client:
@@ -110,6 +114,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     finally:
         if system.process.poll() is None:
             system.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def outputs(answered: Answered) -> dict[str | None, Any]:
