@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from runtime.errors import SettingsError
+from runtime.tasks.samples import TaskSpec
 from runtime.tasks.tool import Tool
 from schemas.topics import Topic, catalogue
 
@@ -79,6 +80,11 @@ class Adapter(_Table):
     def declared_tools(self) -> list[Tool]:
         """The tools as the tool task has them."""
         return [Tool(t.name, t.description, t.parameters) for t in self.tools]
+
+    @property
+    def spec(self) -> TaskSpec:
+        """What the adapter may answer."""
+        return TaskSpec(self.task, self.labels, tuple(self.declared_tools))
 
 
 class Project(_Table):

@@ -46,7 +46,7 @@ def task_spec(project: Project, adapter: str) -> samples.TaskSpec:
     declared = project.adapters.get(adapter)
     if declared is None:
         raise InvalidInput(f"no adapter {adapter!r} is declared: one of {', '.join(project.adapters)}")
-    return samples.TaskSpec(declared.task, declared.labels, tuple(declared.declared_tools))
+    return declared.spec
 
 
 def example_body(input_json: str, output_json: str) -> Mapping[str, Any]:

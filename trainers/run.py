@@ -75,11 +75,6 @@ class Outcome:
 Report = Callable[[Progress], None]
 
 
-def task_spec(adapter: Adapter) -> TaskSpec:
-    """What the adapter may answer."""
-    return TaskSpec(adapter.task, adapter.labels, tuple(adapter.declared_tools))
-
-
 def execute(spec: RunSpec, report: Report) -> Outcome:
     """Carries the run out.
 
@@ -92,7 +87,7 @@ def execute(spec: RunSpec, report: Report) -> Outcome:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     tokenizer = load_tokenizer(spec.base)
-    tokens = [_tokens(task_spec(spec.adapter), row, tokenizer, spec.adapter.recipe.seed) for row in rows if row.split is Split.TRAIN]
+    tokens = [_tokens(spec.adapter.spec, row, tokenizer, spec.adapter.recipe.seed) for row in rows if row.split is Split.TRAIN]
     from trainers import sft
 
     model = sft.train(spec.base, tokens, spec.adapter.recipe, folder, lambda step, steps, loss: report(Progress(step, steps, loss)))
@@ -119,7 +114,7 @@ def _tokens(task: TaskSpec, row: Row, tokenizer: Any, seed: int) -> tuple[list[i
 
 def _evaluations(spec: RunSpec, model: Any, tokenizer: Any, held_out: list[Row]) -> tuple[Evaluation, Evaluation, Evaluation | None]:
     """The candidate's, the base's and the live version's evaluation on the same examples."""
-    task = task_spec(spec.adapter)
+    task = spec.adapter.spec
     candidate = evaluate(model, tokenizer, task, held_out)
     with model.disable_adapter():
         base = evaluate(model, tokenizer, task, held_out)
@@ -175,4 +170,4 @@ def child(spec: RunSpec, connection: Any) -> None:
         connection.close()
 
 
-__all__ = ["Outcome", "Progress", "RunSpec", "child", "execute", "task_spec"]
+__all__ = ["Outcome", "Progress", "RunSpec", "child", "execute"]

@@ -23,11 +23,11 @@ from runtime.project import Project
 from schemas.codec import RECORDS, Codec
 from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, Event, RunStatus, TrainingRun
 from schemas.topics import ADAPTERS, TRAINING_RUNS
+from trainers.fleet import OPEN
 from trainers.run import Outcome, Progress, RunSpec, child
 
 log = structlog.get_logger()
 STAGE = "trainer"
-OPEN = (RunStatus.REQUESTED, RunStatus.STARTED, RunStatus.PROGRESS, RunStatus.EVALUATED)
 
 
 class Trainer:
