@@ -3,23 +3,20 @@ request (marked `served`), results and the last word in one transaction."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import uuid
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
 from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference.residency import Residency
 from inference.service import MAX_TEXT_CHARACTERS, Answer, Service
-from runtime.cloudevents import headers
 from runtime.errors import Transient
+from runtime.event_writer import Entry, EventWriter
 from runtime.ids import digest
-from schemas.codec import RECORDS, Codec
-from schemas.events import Event, Request, Result, ResultStatus
+from schemas.events import Request, Result, ResultStatus
 from schemas.topics import COMPLETED, REQUESTS
 
 
@@ -45,21 +42,15 @@ class Generate(BaseModel):
 class Recorder:
     """Writes an answered request and its answer in one transaction."""
 
-    def __init__(self, client: AIOKafkaProducer, codec: Codec, prefix: str) -> None:
-        self._client, self._codec, self._prefix = client, codec, prefix
-        self._lock = asyncio.Lock()
+    def __init__(self, writer: EventWriter) -> None:
+        self._writer = writer
 
     async def record(self, request: Request, answer: Answer) -> None:
         """Writes all or nothing."""
-        key = request.conversation_id.encode()
-        events: list[tuple[str, str, Event]] = [(REQUESTS.name, request.request_id, request), *((topic, r.result_id, r) for topic, r in answer.results)]
-        events.append((COMPLETED.name, digest("completed", request.request_id), answer.completed))
-        async with self._lock, self._client.transaction():
-            sent = [
-                await self._client.send(self._prefix + topic, key=key, value=self._codec.encode(event), headers=list(headers(RECORDS[type(event)], event_id, "http", None)))
-                for topic, event_id, event in events
-            ]
-            await asyncio.gather(*sent)
+        key = request.conversation_id
+        results = [Entry(topic, key, result, result.result_id) for topic, result in answer.results]
+        last = Entry(COMPLETED.name, key, answer.completed, digest("completed", request.request_id))
+        await self._writer.write([Entry(REQUESTS.name, key, request, request.request_id), *results, last])
 
 
 def result_json(result: Result) -> dict[str, Any]:
@@ -111,8 +102,8 @@ def build_api(service: Service, residency: Residency, recorder: Recorder) -> Fas
 
     @app.get("/readyz")
     async def readyz(response: Response) -> dict[str, Any]:
-        """Ready when the registry has been read to its end."""
+        """Ready when the registry has been read to its end and the engine answers; not while an epoch is being switched."""
         response.status_code = 200 if residency.ready.is_set() else 503
-        return {"ready": residency.ready.is_set(), "adapters": {name: v.engine_name for name, v in residency.live().items()}}
+        return {"ready": residency.ready.is_set(), "epoch": residency.epoch, "adapters": {name: v.engine_name for name, v in residency.live().items()}}
 
     return app

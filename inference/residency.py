@@ -1,12 +1,18 @@
-"""The adapters that serve: the watcher follows the registry; a new version is loaded beside, warmed, and switched to;
-the old one is unloaded when nothing in flight names it."""
+"""The base and the adapters that serve: the watcher follows the registry.
+
+A new version is loaded beside, warmed, and switched to; the old one is unloaded when nothing in flight names it. A new
+base epoch gets an engine of its own with the adapters that its record names, beside the old one where memory allows;
+else what is in flight ends first, and whoever asks meanwhile waits for the new one. Epochs never mix.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,7 @@ import structlog
 
 from inference import admission
 from inference.engines import Engine
+from runtime.artifacts import fetch
 from runtime.errors import InvalidInput
 from runtime.follower import Follower
 from runtime.kafka import Record
@@ -21,67 +28,96 @@ from runtime.objects import Objects
 from runtime.project import Project
 from runtime.tasks.prompt import Prompt, prompt_ids
 from schemas.codec import Codec
-from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion
-from schemas.topics import ADAPTERS
+from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, BaseEpoch
+from schemas.topics import ADAPTERS, BASE
 
 log = structlog.get_logger()
 PROBE = Prompt("labels: yes, no", "Is this a probe of the adapter's effect?")
 Refuse = Callable[[AdapterVersion, str], Awaitable[None]]
 
 
-class Residency:
-    """Follows `adapters` and keeps the engine as its aliases say. `refuse` is told of versions that may not serve."""
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The engine that serves now, and the version that answers for the adapter; None when there is none."""
 
-    def __init__(self, project: Project, broker: str, engine: Engine, objects: Objects, tokenizer: Any, folder: Path, refuse: Refuse, prefix: str = "") -> None:
-        self._engine, self._objects, self._tokenizer, self._folder, self._refuse = engine, objects, tokenizer, folder, refuse
-        self._project = project
+    engine: Engine
+    version: AdapterVersion | None
+
+
+@dataclass(slots=True)
+class _Serving:
+    """An engine on an epoch's base: the live version of each adapter, and how many hold which engine name."""
+
+    engine: Engine
+    epoch: BaseEpoch
+    live: dict[str, AdapterVersion] = field(default_factory=dict)
+    leases: Counter[str] = field(default_factory=Counter)
+    released: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def until_free(self, name: str | None = None) -> None:
+        """Returns when nothing holds `name`, or anything at all."""
+        async with self.released:
+            await self.released.wait_for(lambda: not (any(self.leases.values()) if name is None else self.leases[name]))
+
+
+class Residency:
+    """Follows `adapters` and keeps the engine as epoch and aliases say. `refuse` is told of versions that may not serve."""
+
+    def __init__(
+        self, project: Project, broker: str, make_engine: Callable[[str], Engine], objects: Objects, tokenizer: Any, folder: Path, refuse: Refuse, prefix: str = ""
+    ) -> None:
+        self._project, self._make_engine, self._objects, self._tokenizer, self._folder, self._refuse = project, make_engine, objects, tokenizer, folder, refuse
         self._codec = Codec()
         self._follower = Follower(broker, {prefix + ADAPTERS.name: ADAPTERS.partitions})
         self._known: dict[tuple[str, int], AdapterVersion] = {}
         self._wanted: dict[str, int] = {}
+        self._wanted_epoch: BaseEpoch | None = None
         self._refused: set[str] = set()
-        self._live: dict[str, AdapterVersion] = {}
-        self._leases: Counter[str] = Counter()
-        self._released = asyncio.Condition()
-        self._drains: set[asyncio.Task[None]] = set()
-        self._epoch = 0
-        self._base_name = ""
+        self._serving: _Serving | None = None
+        self._chores: set[asyncio.Task[None]] = set()
         self.ready = asyncio.Event()
+        """Set while there is an engine that answers."""
+
+    @property
+    def epoch(self) -> int | None:
+        """The base epoch that serves."""
+        return self._serving.epoch.epoch if self._serving else None
 
     def live(self) -> dict[str, AdapterVersion]:
         """Adapter to the version that its name stands for."""
-        return dict(self._live)
+        return dict(self._serving.live) if self._serving else {}
 
     @asynccontextmanager
-    async def lease(self, adapter: str, version: int | None = None) -> AsyncIterator[AdapterVersion | None]:
-        """The version that answers for `adapter` now, held loaded meanwhile; None when there is none."""
-        held = self._live.get(adapter)
+    async def lease(self, adapter: str, version: int | None = None) -> AsyncIterator[Lease]:
+        """Engine and version for `adapter`, held meanwhile. Waits while no engine serves."""
+        while (serving := self._serving) is None or not self.ready.is_set():
+            await self.ready.wait()
+        held = serving.live.get(adapter)
         if held is not None and version not in (None, held.version):
             held = None
-        if held is None:
-            yield None
-            return
-        self._leases[held.engine_name] += 1
+        name = held.engine_name if held else BASE
+        serving.leases[name] += 1
         try:
-            yield held
+            yield Lease(serving.engine, held)
         finally:
-            self._leases[held.engine_name] -= 1
-            async with self._released:
-                self._released.notify_all()
+            serving.leases[name] -= 1
+            async with serving.released:
+                serving.released.notify_all()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follows the registry until `stop` is set."""
+        """Follows the registry until `stop` is set, then stops the engine."""
         await self._follower.start()
         try:
             while not stop.is_set():
                 await self._follower.deliver(self._apply)
                 if await self._follower.caught_up():
                     await self._settle()
-                    self.ready.set()
         finally:
             await self._follower.stop()
-            for task in self._drains:
+            for task in self._chores:
                 task.cancel()
+            if self._serving:
+                await self._serving.engine.stop()
 
     def _apply(self, record: Record) -> None:
         event = self._codec.decode(AdapterEvent, record.value)
@@ -90,51 +126,98 @@ class Residency:
         if event.alias is not None:
             self._wanted[event.adapter] = event.alias.live_version
         if event.epoch is not None:
-            self._epoch = event.epoch.epoch
-            self._base_name = f"base@{event.epoch.epoch}-{event.epoch.base_sha256[:8]}"
+            self._wanted_epoch, self._wanted = event.epoch, dict(event.epoch.live)
 
     async def _settle(self) -> None:
-        """Makes every alias true."""
+        """Makes epoch and aliases true; an engine that died is started anew."""
+        if self._serving is not None and not self._serving.engine.healthy:
+            log.error("engine.died", epoch=self.epoch)
+            await self._end()
+        if self._wanted_epoch is not None and (self._serving is None or self._serving.epoch != self._wanted_epoch):
+            await self._switch_epoch(self._wanted_epoch)
+        serving = self._serving
+        if serving is None or serving.epoch != self._wanted_epoch:
+            return
         for adapter, number in self._wanted.items():
-            version = self._known.get((adapter, number))
-            current = self._live.get(adapter)
-            if version is None or adapter not in self._project.adapters or version.engine_name in self._refused or (current and current.version == number):
-                continue
-            try:
-                await self._load(version)
-            except InvalidInput as error:
-                self._refused.add(version.engine_name)
-                log.error("adapter.refused", engine_name=version.engine_name, reason=str(error))
-                await self._refuse(version, str(error))
-                continue
-            self._live[adapter] = version
-            log.info("adapter.switched", adapter=adapter, engine_name=version.engine_name)
-            if current is not None:
-                task = asyncio.create_task(self._drain(current))
-                self._drains.add(task)
-                task.add_done_callback(self._drains.discard)
+            current = serving.live.get(adapter)
+            if await self._bring(serving, adapter, number) and current is not None:
+                self._chore(self._drain(serving, current))
 
-    async def _load(self, version: AdapterVersion) -> None:
+    async def _bring(self, serving: _Serving, adapter: str, number: int) -> bool:
+        """Loads version `number` and switches to it; False when it is live already, unknown or refused."""
+        version, current = self._known.get((adapter, number)), serving.live.get(adapter)
+        if version is None or adapter not in self._project.adapters or version.engine_name in self._refused or (current and current.version == number):
+            return False
+        try:
+            await self._load(serving, version)
+        except InvalidInput as error:
+            await self._turn_down(version, error)
+            return False
+        serving.live[adapter] = version
+        log.info("adapter.switched", adapter=adapter, engine_name=version.engine_name)
+        return True
+
+    async def _turn_down(self, version: AdapterVersion, error: Exception) -> None:
+        self._refused.add(version.engine_name)
+        log.error("adapter.refused", engine_name=version.engine_name, reason=str(error))
+        await self._refuse(version, str(error))
+
+    async def _switch_epoch(self, epoch: BaseEpoch) -> None:
+        """Puts an engine on the base of `epoch` with its adapters in the place of the one that serves."""
+        version = self._known.get((BASE, epoch.epoch))
+        if epoch.epoch and (version is None or version.engine_name in self._refused):
+            return
+        try:
+            base = str(await fetch(version, self._objects, self._folder)) if version else self._project.base_folder
+        except InvalidInput as error:
+            assert version is not None
+            await self._turn_down(version, error)
+            return
+        old, began = self._serving, time.monotonic()
+        beside = old is not None and bool(old.live) and old.engine.has_room_beside()
+        if not beside:
+            await self._end()
+        serving = _Serving(self._make_engine(base), epoch)
+        await serving.engine.start()
+        for adapter, number in self._wanted.items():
+            await self._bring(serving, adapter, number)
+        self._serving = serving
+        self.ready.set()
+        log.info("epoch.switched", epoch=epoch.epoch, beside=beside, seconds=round(time.monotonic() - began, 1))
+        if beside and old is not None:
+            self._chore(self._retire(old))
+
+    async def _end(self) -> None:
+        """Ends the engine that serves; whoever asks from now on waits."""
+        self.ready.clear()
+        if self._serving is not None:
+            await self._retire(self._serving)
+            self._serving = None
+
+    async def _load(self, serving: _Serving, version: AdapterVersion) -> None:
         """Fetches, checks, loads and warms. Raises InvalidInput for one that may not serve."""
-        admission.check_record(version, self._epoch)
-        folder = self._folder / version.engine_name
-        folder.mkdir(parents=True, exist_ok=True)
-        prefix = version.artifact_uri.removeprefix(self._objects.url + "/")
-        if prefix == version.artifact_uri or ".." in prefix.split("/"):
-            raise InvalidInput(f"{version.engine_name}: its artifact is outside of the object store {self._objects.url}")
-        for file in version.files:
-            (folder / file.path).write_bytes(await self._objects.get(f"{prefix}/{file.path}"))
-        await asyncio.to_thread(admission.check_files, version, folder, self._base_name)
-        await self._engine.add(version.engine_name, folder)
-        ids = prompt_ids(self._tokenizer, PROBE)
-        base, again = await self._engine.probe(ids, None), await self._engine.probe(ids, None)
-        if not admission.has_effect(base, again, await self._engine.probe(ids, version.engine_name)):
-            await self._engine.remove(version.engine_name)
+        admission.check_record(version, serving.epoch.epoch)
+        folder = await fetch(version, self._objects, self._folder)
+        await asyncio.to_thread(admission.check_files, version, folder, f"base@{serving.epoch.epoch}-{serving.epoch.base_sha256[:8]}")
+        engine, ids = serving.engine, prompt_ids(self._tokenizer, PROBE)
+        await engine.add(version.engine_name, folder)
+        base, again = await engine.probe(ids, None), await engine.probe(ids, None)
+        if not admission.has_effect(base, again, await engine.probe(ids, version.engine_name)):
+            await engine.remove(version.engine_name)
             raise InvalidInput(f"{version.engine_name} has no effect: it answers as the base does")
 
-    async def _drain(self, version: AdapterVersion) -> None:
+    async def _drain(self, serving: _Serving, version: AdapterVersion) -> None:
         """Unloads a replaced version once nothing in flight names it."""
-        async with self._released:
-            await self._released.wait_for(lambda: self._leases[version.engine_name] == 0)
-        await self._engine.remove(version.engine_name)
+        await serving.until_free(version.engine_name)
+        await serving.engine.remove(version.engine_name)
         log.info("adapter.unloaded", engine_name=version.engine_name)
+
+    async def _retire(self, serving: _Serving) -> None:
+        """Stops an engine once nothing is in flight on it."""
+        await serving.until_free()
+        await serving.engine.stop()
+
+    def _chore(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)

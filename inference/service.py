@@ -19,10 +19,9 @@ from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import prompt_ids
 from runtime.tasks.samples import TaskSpec, answer, ask
 from schemas.events import CompletionStatus, Request, RequestCompleted, Result, ResultReference, ResultStatus
-from schemas.topics import result_topic
+from schemas.topics import BASE, result_topic
 
 ADAPTER_ID = re.compile(r"^([a-z][a-z0-9-]{0,31})(?:@([1-9][0-9]{0,8}|base))?$")
-BASE = "base"
 MAX_TEXT_CHARACTERS = 4000
 
 
@@ -35,10 +34,10 @@ class Answer:
 
 
 def task_input(task: str, text: str, context: Mapping[str, str]) -> dict[str, Any]:
-    """A request's text as the input of a task."""
+    """A request's text as the input of a task; a chat answer may rest on the context's `passage`."""
     if task == "tool":
         return {"message": text, "context": dict(context)}
-    return {"question": text} if task == "chat" else {"text": text}
+    return {"question": text, "passage": context.get("passage", "")} if task == "chat" else {"text": text}
 
 
 def allowed(adapter: Adapter, names: Sequence[str] | None) -> TaskSpec:
@@ -50,8 +49,8 @@ def allowed(adapter: Adapter, names: Sequence[str] | None) -> TaskSpec:
 class Service:
     """Answers requests. Holds no state of its own."""
 
-    def __init__(self, project: Project, engine: Engine, router: Router, residency: Residency, tokenizer: Any) -> None:
-        self._project, self._engine, self._router, self._residency, self._tokenizer = project, engine, router, residency, tokenizer
+    def __init__(self, project: Project, router: Router, residency: Residency, tokenizer: Any) -> None:
+        self._project, self._router, self._residency, self._tokenizer = project, router, residency, tokenizer
 
     async def answer(self, request: Request, now_ms: int) -> Answer:
         """The answer to `request`; `now_ms` is the time in epoch milliseconds.
@@ -85,15 +84,15 @@ class Service:
     async def _result(self, request: Request, intents: Sequence[Intent], index: int, version: str | None, route_ms: float) -> tuple[str, Result]:
         intent = intents[index]
         declared = self._project.adapters[intent.adapter]
-        async with self._residency.lease(intent.adapter, int(version) if version not in (None, BASE) else None) as leased:
-            held = None if version == BASE else leased
+        async with self._residency.lease(intent.adapter, int(version) if version not in (None, BASE) else None) as lease:
+            held = None if version == BASE else lease.version
             status, output, error, confidence, generate_ms = ResultStatus.REFUSED, None, None, None, 0.0
             if held is None and version != BASE:
                 error = f"adapter {intent.adapter} has no live version" + (f" {version}" if version else "")
             else:
                 began = time.perf_counter()
                 try:
-                    output, confidence = await self._generate(declared, request, intent, held.engine_name if held else None)
+                    output, confidence = await self._generate(lease.engine, declared, request, intent, held.engine_name if held else None)
                     status = ResultStatus.OK
                 except (ValueError, InvalidInput) as failure:
                     status, error = ResultStatus.FAILED, str(failure)
@@ -105,12 +104,12 @@ class Service:
         )  # fmt: skip
         return result_topic(declared.result).name, result
 
-    async def _generate(self, declared: Adapter, request: Request, intent: Intent, engine_name: str | None) -> tuple[str, float]:
+    async def _generate(self, engine: Engine, declared: Adapter, request: Request, intent: Intent, engine_name: str | None) -> tuple[str, float]:
         """JSON output and confidence. Raises ValueError or InvalidInput when there is no valid one."""
         spec = allowed(declared, request.tools)
         given = task_input(spec.task, intent.text, request.context)
         ids = prompt_ids(self._tokenizer, ask(spec, given))
-        made = await self._engine.generate(ids, engine_name, grammar(spec, given), MAX_TOKENS[spec.task])
+        made = await engine.generate(ids, engine_name, grammar(spec, given), MAX_TOKENS[spec.task])
         return canonical_json(answer(spec, made.text, given)), made.confidence
 
     def _complete(self, request: Request, intents: Sequence[Intent], results: Sequence[tuple[str, Result]]) -> Answer:

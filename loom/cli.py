@@ -219,7 +219,10 @@ def adapters(as_json: AsJson = False, project: Project = None, data: Data = None
 
     Example: loom adapters --json
     """
-    sql = "SELECT v.adapter, v.version, v.engine_name, coalesce(a.live_version = v.version, false) AS live, v.base_epoch, v.metrics, v.verdict FROM adapter_versions v LEFT JOIN adapter_aliases a USING (adapter) ORDER BY 1, 2"
+    sql = (
+        "SELECT v.adapter, v.version, v.engine_name, coalesce(a.live_version = v.version, v.adapter = 'base' AND v.version = (SELECT max(epoch) FROM base_epochs), false) AS live, "
+        "v.base_epoch, v.sha256, v.metrics, v.verdict FROM adapter_versions v LEFT JOIN adapter_aliases a USING (adapter) ORDER BY 1, 2"
+    )
     _query(sql, ["adapter", "version", "engine_name", "live", "base_epoch", "verdict"], as_json, project, data, database)
 
 

@@ -26,11 +26,11 @@ from runtime.project import Project, load_project
 from runtime.settings import Settings
 from schemas.codec import Codec
 from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Example, RecordStatus
-from schemas.topics import CHUNKS, DEAD_LETTERS, EXAMPLES, dataset_topic
+from schemas.topics import BASE, CHUNKS, CPT, DEAD_LETTERS, EXAMPLES, PREFERENCES, dataset_topic
 
 MESSAGE = "I'm frustrated with the login error, can you reset my password?"
 CONTEXT = {"user_id": "current"}
-TRAINED = ("classifier", "tool")
+ANSWERING = ("classifier", "tool")
 DEADLINE_SECONDS = 840.0
 
 
@@ -67,8 +67,8 @@ class Demo:
                     documents = [doc_id async for doc_id in client.publish(self.documents)]
                     labels = await client.publish_labels(Frames(self.frames).labels())
                 self.console.print(f"  {len(documents)} documents, {labels} labelled examples")
-                with self._phase("train", "Training adapters as soon as there is enough"):
-                    await self._until_live(pool, settings)
+                with self._phase("train", "Training as soon as there is enough: first the base on the documents, then adapters from it"):
+                    await self._until_live(pool, settings, set(project.adapters))
                 with self._phase("ask", "Asking"):
                     answered, base = await self._ask(client)
                 with self._phase("count", "Counting what the topics hold"):
@@ -83,20 +83,21 @@ class Demo:
         check_message(answered)
         return report
 
-    async def _until_live(self, pool: asyncpg.Pool, settings: Settings) -> None:
-        """Returns when every trained adapter answers; says how runs go meanwhile."""
-        end, said = time.monotonic() + DEADLINE_SECONDS, ""
-        waiting = set(TRAINED)
+    async def _until_live(self, pool: asyncpg.Pool, settings: Settings, waiting: set[str]) -> None:
+        """Returns when every adapter answers or was judged; says how runs go meanwhile."""
+        end, said = time.monotonic() + DEADLINE_SECONDS, dict[str, str]()
         while waiting:
-            for run in await pool.fetch("SELECT adapter, version, status, step, steps, loss, reason FROM runs ORDER BY recorded_at DESC"):
-                if run["status"] in ("rejected", "failed") and run["adapter"] in waiting:
-                    raise DemoFailed(f"{run['adapter']} {run['status']}: {run['reason']}; logs are in {settings.data / 'logs'}")
-                line = f"  {run['adapter']}@{run['version']} {run['status']}" + (f" step {run['step']}/{run['steps']} loss {run['loss']:.2f}" if run["step"] else "")
-                if line != said and run["status"] != "published":
-                    self.console.print(line)
-                    said = line
-                break
-            waiting = set(TRAINED) - await self._serving(settings)
+            runs = await pool.fetch("SELECT run_id, adapter, version, status, step, steps, loss, reason FROM runs ORDER BY recorded_at")
+            for run in runs:
+                line = f"  {run['adapter']}@{run['version']} {run['status']}" + (f": {run['reason']}" if run["reason"] else "")
+                line += f" step {run['step']}/{run['steps']}, loss {run['loss']:.2f}" if run["status"] == "progress" else ""
+                if said.get(run["run_id"]) != line:
+                    self.console.print(line, highlight=False, soft_wrap=True)
+                    said[run["run_id"]] = line
+            lost = {run["adapter"]: run["reason"] for run in runs if run["status"] in ("rejected", "failed")}
+            if needed := next((name for name in ANSWERING if name in lost), None):
+                raise DemoFailed(f"{needed} did not pass: {lost[needed]}; logs are in {settings.data / 'logs'}")
+            waiting -= await self._serving(settings) | lost.keys()
             if time.monotonic() > end:
                 raise DemoFailed(f"{', '.join(sorted(waiting))} did not go live within {DEADLINE_SECONDS:.0f} s; logs are in {settings.data / 'logs'}")
             await asyncio.sleep(1)
@@ -115,7 +116,7 @@ class Demo:
         """The message's answer, and what the base alone says under the same prompts and grammars."""
         answered = await client.ask(MESSAGE, CONTEXT)
         base = {}
-        for name in TRAINED:
+        for name in ANSWERING:
             alone = await client.ask(MESSAGE, CONTEXT, adapter_id=f"{name}@base")
             base[name] = json.loads(alone.results[0][1].output or "null")
         return answered, base
@@ -126,24 +127,30 @@ class Demo:
         for row in rows:
             metrics = json.loads(row["metrics"])
             metric = next(name for name in metrics if f"base_{name}" in metrics)
-            adapters.append(
-                {"name": row["adapter"], "version": row["version"], "engine_name": row["engine_name"], "base_epoch": row["base_epoch"], "metric": metric, "value": metrics[metric], "base_value": metrics[f"base_{metric}"], "gate": row["verdict"]}
-            )
+            adapters.append({
+                "name": row["adapter"], "version": row["version"], "sha256": row["sha256"], "base_epoch": row["base_epoch"], "metric": metric,
+                "value": metrics[metric], "base_value": metrics[f"base_{metric}"], "gate": row["verdict"],
+            })  # fmt: skip
         results = [
-            {"topic": topic, "adapter": r.engine_name, "output": json.loads(r.output) if r.output else None, "status": r.status, "base_output": base.get(r.adapter or ""), "latency_ms": round(sum(r.timings_ms.values()), 1)}
+            {
+                "topic": topic, "adapter": r.engine_name, "output": json.loads(r.output) if r.output else None, "status": r.status,
+                "base_output": base.get(r.adapter or ""), "latency_ms": round(sum(r.timings_ms.values()), 1),
+            }
             for topic, r in answered.results
         ]
-        return {"documents": len(documents), **counts, "adapters": adapters, "message": {"text": MESSAGE, "status": answered.completed.status, "results": results}}
+        return {"documents": len(documents), **counts, "base": await _base(pool), "adapters": adapters, "message": {"text": MESSAGE, "status": answered.completed.status, "results": results}}
 
     def _show(self, report: dict[str, Any]) -> None:
         data = Table("in and made", "count", title="From documents to answers")
-        for name in ("documents", "chunks", "duplicates", "dead_letters"):
+        for name in ("documents", "pages", "chunks", "duplicates", "dead_letters"):
             data.add_row(name.replace("_", " "), str(report[name]))
         for name, count in report["datasets"].items():
             data.add_row(f"datasets.{name}", str(count))
         adapters = Table("adapter", "metric", "held out", "base alone", "gate", title="Adapters trained in this run")
+        if (b := report["base"])["epoch"]:
+            adapters.add_row(f"base, epoch {b['epoch']}", "perplexity", f"{b['perplexity_after']:.2f}", f"{b['perplexity_before']:.2f}", "lower is better")
         for a in report["adapters"]:
-            adapters.add_row(a["engine_name"], a["metric"], f"{a['value']:.3f}", f"{a['base_value']:.3f}", a["gate"])
+            adapters.add_row(f"{a['name']}@{a['version']}", a["metric"], f"{a['value']:.3f}", f"{a['base_value']:.3f}", a["gate"])
         message = Table("topic", "adapter", "output", "base alone", "ms", title=report["message"]["text"])
         for r in report["message"]["results"]:
             message.add_row(r["topic"], r["adapter"], json.dumps(r["output"]), json.dumps(r["base_output"]), str(r["latency_ms"]))
@@ -159,16 +166,23 @@ class Demo:
         self.seconds[name] = round(time.monotonic() - began, 1)
 
 
+async def _base(pool: asyncpg.Pool) -> dict[str, Any]:
+    """The base epoch that serves, and its perplexity on held-out documents before and after pre-training on the others."""
+    epoch = await pool.fetchval("SELECT coalesce(max(epoch), 0) FROM base_epochs")
+    metrics = json.loads(await pool.fetchval("SELECT metrics FROM adapter_versions WHERE adapter = $1 AND version = $2", BASE, epoch) or "{}")
+    return {"epoch": epoch, "perplexity_before": metrics.get("base_perplexity"), "perplexity_after": metrics.get("perplexity")}
+
+
 async def count_topics(project: Project, settings: Settings) -> dict[str, Any]:
     """What the topics hold now, by id, read_committed."""
     assert settings.broker
     codec = Codec()
-    topics = [CHUNKS, EXAMPLES, DEAD_LETTERS, *(dataset_topic(name) for name in ("cpt", *project.adapters))]
+    topics = [CHUNKS, EXAMPLES, DEAD_LETTERS, *(dataset_topic(name) for name in (CPT, PREFERENCES, *project.adapters))]
     follower = Follower(settings.broker, {settings.prefix + t.name: t.partitions for t in topics})
     await follower.start()
     chunks: dict[str, Chunk] = {}
     examples: dict[str, Example] = {}
-    datasets: dict[str, DatasetRecord] = {}
+    datasets: dict[str, dict[str, DatasetRecord]] = {name: {} for name in (CPT, PREFERENCES, *project.adapters)}
     letters: set[str] = set()
     try:
         while not await follower.caught_up():
@@ -184,7 +198,7 @@ async def count_topics(project: Project, settings: Settings) -> dict[str, Any]:
                     letters.add(codec.decode(DeadLetter, record.value).letter_id)
                 else:
                     row = codec.decode(DatasetRecord, record.value)
-                    datasets[row.example_id] = row
+                    datasets[name.removeprefix("datasets.")][row.example_id] = row
     finally:
         await follower.stop()
     pages = {(c.doc_id, page) for c in chunks.values() if c.page_first and c.page_last for page in range(c.page_first, c.page_last + 1)}
@@ -194,7 +208,7 @@ async def count_topics(project: Project, settings: Settings) -> dict[str, Any]:
         "duplicates": sum(c.status is ChunkStatus.DUPLICATE for c in chunks.values()),
         "dead_letters": len(letters),
         "examples": {task: sum(e.task == task for e in examples.values()) for task in sorted({e.task for e in examples.values()})},
-        "datasets": {name: sum(d.adapter == name and d.status is RecordStatus.LIVE for d in datasets.values()) for name in ("cpt", *project.adapters)},
+        "datasets": {name: sum(d.status is RecordStatus.LIVE for d in rows.values()) for name, rows in datasets.items()},
     }
 
 

@@ -51,10 +51,11 @@ class Frames:
         self._rng = random.Random(seed)
 
     def labels(self, per_tool: int = 130, per_mood: int = 450, entities: int = 900) -> Iterator[Label]:
-        """All labels: calls, moods, entities."""
+        """All labels: calls, moods, entities, and general questions."""
         yield from self._tool_labels(per_tool)
         yield from self._mood_labels(per_mood)
         yield from self._entity_labels(entities)
+        yield from self._chat_labels()
 
     def _tool_labels(self, count: int) -> Iterator[Label]:
         for name, tool in self._file["tools"].items():
@@ -99,6 +100,11 @@ class Frames:
             filled = self._typed(filled)
             found = [{"start": a, "end": b, "label": ENTITY_OF.get(slot, "PERSON")} for slot, (a, b) in sorted(filled.spans.items(), key=lambda kv: kv[1]) if slot in ENTITY_OF or slot == "person"]
             yield self._label("ner", {"text": filled.text}, {"entities": found}, f"ner: {chosen[0]}")
+
+    def _chat_labels(self) -> Iterator[Label]:
+        for family in self._file.get("chat", ()):
+            for question in family["ask"]:
+                yield self._label("chat", {"question": question, "passage": family.get("passage", "")}, {"answer": family["answer"]}, f"chat: {family['answer']}")
 
     def _label(self, adapter: str, given: Mapping[str, Any], wanted: Mapping[str, Any], group: str) -> Label:
         body = canonical_json(given)

@@ -148,9 +148,8 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
     from inference.router import SemanticRouter
     from inference.service import Service
     from inference.worker import AnswerStage, RequestShell
-    from runtime.cloudevents import headers
+    from runtime.event_writer import Entry, EventWriter
     from runtime.ids import digest
-    from runtime.kafka import producer
     from runtime.tasks.prompt import load_tokenizer
     from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion
     from schemas.topics import ADAPTERS
@@ -163,34 +162,32 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
             yield
 
     project, broker, codec = load_project(settings.project), broker_of(settings), Codec()
-    engine = VllmEngine(project.base_folder)
-    await engine.start()
-    tokenizer = load_tokenizer(project.base_folder)
-    http_id = f"{settings.prefix}http.{settings.http_host}.{settings.http_port}"
-    client = producer(broker, http_id)
-    await client.start()
+    tokenizer = await asyncio.to_thread(load_tokenizer, project.base_folder)
+    writer = EventWriter(broker, f"http.{settings.http_host}.{settings.http_port}", "inference", codec, settings.prefix)
+    await writer.start()
 
     async def refuse(version: AdapterVersion, reason: str) -> None:
         adapter = version.engine_name.partition("@")[0]
         event = AdapterEvent(adapter=adapter, kind=AdapterEventKind.REFUSAL, version=version, alias=None, epoch=None, reason=reason)
-        async with client.transaction():
-            await client.send_and_wait(settings.prefix + ADAPTERS.name, key=adapter.encode(), value=codec.encode(event), headers=list(headers("adapter_event", digest("refusal", version.engine_name), "inference", None)))
+        await writer.write([Entry(ADAPTERS.name, adapter, event, digest("refusal", version.engine_name))])
 
-    residency = Residency(project, broker, engine, Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix)
-    router = SemanticRouter(project.adapters, await asyncio.to_thread(MiniLM, cache_folder()))
-    service = Service(project, engine, router, residency, tokenizer)
-    shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds)
-    server = _Server(uvicorn.Config(build_api(service, residency, Recorder(client, codec, settings.prefix)), host=settings.http_host, port=settings.http_port, log_level="warning"))
+    residency = Residency(project, broker, VllmEngine, Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix)
     following = asyncio.create_task(residency.run(stop))
-    await residency.ready.wait()
-    serving = asyncio.create_task(server.serve())
+    router = SemanticRouter(project.adapters, await asyncio.to_thread(MiniLM, cache_folder()))
+    service = Service(project, router, residency, tokenizer)
+    shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds)
+    server = _Server(uvicorn.Config(build_api(service, residency, Recorder(writer)), host=settings.http_host, port=settings.http_port, log_level="warning"))
+    tasks = [following, asyncio.create_task(server.serve()), asyncio.create_task(shell.run(stop))]
     try:
-        await shell.run(stop)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # none ends by itself but by an error
     finally:
+        stop.set()
         server.should_exit = True
-        await asyncio.gather(serving, following, return_exceptions=True)
-        await client.stop()
-        await engine.stop()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        await writer.stop()
+    for error in ended:
+        if isinstance(error, BaseException):
+            raise error
 
 
 def cache_folder() -> Path:

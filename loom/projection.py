@@ -18,6 +18,7 @@ from schemas.codec import Codec, InvalidRecord
 from schemas.events import AdapterEvent, DeadLetter, RequestCompleted, Result, TrainingRun
 from schemas.topics import ADAPTERS, COMPLETED, DEAD_LETTERS, TRAINING_RUNS, result_topic
 
+ALIAS = "INSERT INTO adapter_aliases VALUES ($1, $2, $3) ON CONFLICT (adapter) DO UPDATE SET live_version = $2, sequence = $3 WHERE adapter_aliases.sequence < $3"
 Write = Callable[[asyncpg.Connection, Any, datetime], Awaitable[None]]
 
 
@@ -89,14 +90,16 @@ class Projection:
         if e.version and e.kind == "version":
             v = e.version
             await connection.execute(
-                "INSERT INTO adapter_versions VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
-                e.adapter, v.version, v.engine_name, v.base_epoch, v.artifact_uri, v.run_id, json.dumps(dict(v.metrics)), v.verdict, at,
+                "INSERT INTO adapter_versions VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
+                e.adapter, v.version, v.engine_name, v.base_epoch, v.artifact_uri, v.run_id, json.dumps(dict(v.metrics)), v.verdict, at, v.files[0].sha256 if v.files else "",
             )  # fmt: skip
         if e.alias:
-            await connection.execute(
-                "INSERT INTO adapter_aliases VALUES ($1, $2, $3) ON CONFLICT (adapter) DO UPDATE SET live_version = $2, sequence = $3 WHERE adapter_aliases.sequence < $3",
-                e.adapter, e.alias.live_version, e.sequence,
-            )  # fmt: skip
+            await connection.execute(ALIAS, e.adapter, e.alias.live_version, e.sequence)
+        if e.epoch:
+            b = e.epoch
+            await connection.execute("INSERT INTO base_epochs VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING", b.epoch, b.base_uri, b.base_sha256, e.sequence, at)
+            await connection.execute("DELETE FROM adapter_aliases WHERE sequence < $1", e.sequence)
+            await connection.executemany(ALIAS, [(adapter, version, e.sequence) for adapter, version in b.live.items()])
 
     async def _letter(self, connection: asyncpg.Connection, message: Any, at: datetime) -> None:
         d = self._codec.decode(DeadLetter, message.value)

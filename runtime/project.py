@@ -12,19 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from runtime.errors import SettingsError
 from runtime.tasks.samples import TaskSpec
 from runtime.tasks.tool import Tool
-from schemas.topics import Topic, catalogue
+from schemas.topics import BASE, CPT, PREFERENCES, Topic, catalogue
 
+RESERVED = frozenset({BASE, CPT, PREFERENCES})
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Base(_Table):
-    """The base model."""
-
-    model: str = Field(default="models/base", description="A folder, relative to loom.toml, or a hub name.")
 
 
 class Recipe(_Table):
@@ -34,9 +29,33 @@ class Recipe(_Table):
     alpha: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
     epochs: float = Field(default=3.0, gt=0)
+    max_steps: int = Field(default=10_000, ge=1, description="A run ends here, however many examples there are.")
     batch_size: int = Field(default=16, ge=1)
     max_tokens: int = Field(default=512, ge=32)
     seed: int = 0
+
+
+class Cpt(_Table):
+    """Continued pre-training of the base on the documents; adapters wait for its first run to end."""
+
+    min_examples: int = Field(default=1000, ge=1, description="New chunks that start a run.")
+    recipe: Recipe = Recipe(learning_rate=5e-4, epochs=1.0)
+
+
+class Base(_Table):
+    """The base model."""
+
+    model: str = Field(default="models/base", description="A folder, relative to loom.toml, or a hub name.")
+    cpt: Cpt | None = Field(default=None, description="Without it, adapters are forked from the model as it is.")
+
+
+class Dpo(_Table):
+    """Alignment behind SFT, by direct preference optimisation."""
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    beta: float = Field(default=0.1, gt=0, description="Weight of staying near the SFT adapter.")
+    sft_weight: float = Field(default=1.0, ge=0, description="Weight of the chosen answers' own loss, which keeps them likely.")
+    max_pairs: int = Field(default=512, ge=1)
 
 
 class Gate(_Table):
@@ -66,6 +85,7 @@ class Adapter(_Table):
     whole_message: bool = Field(default=False, description="It answers the message as a whole, whatever its clauses are about.")
     min_examples: int = Field(default=200, ge=1, description="New training examples that start a run.")
     recipe: Recipe = Recipe()
+    dpo: Dpo | None = Field(default=None, description="Only for `chat` and `tool`.")
     gate: Gate = Gate()
 
     @model_validator(mode="after")
@@ -74,6 +94,8 @@ class Adapter(_Table):
             raise ValueError(f"task {self.task} needs `labels`")
         if self.task == "tool" and not self.tools:
             raise ValueError("task tool needs `tools`")
+        if self.dpo and self.task not in ("chat", "tool"):
+            raise ValueError(f"task {self.task} has no `dpo`: its answers are right or wrong, which SFT learns as well")
         return self
 
     @property
@@ -93,6 +115,12 @@ class Project(_Table):
     root: Path = Path()
     base: Base = Base()
     adapters: dict[Name, Adapter] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _no_reserved_name(self) -> Project:
+        if taken := RESERVED & self.adapters.keys():
+            raise ValueError(f"an adapter can't be named {min(taken)!r}: {', '.join(sorted(RESERVED))} have a meaning of their own")
+        return self
 
     @property
     def topics(self) -> dict[str, Topic]:
@@ -124,7 +152,7 @@ def load_project(path: Path) -> Project:
         raise SettingsError("\n".join(f"{path}: {_fault(e)}" for e in error.errors())) from error
 
 
-_FIELDS = {name for table in (Project, Base, Recipe, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
+_FIELDS = {name for table in (Project, Base, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
 
 
 def _fault(error: Any) -> str:

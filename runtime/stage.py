@@ -8,6 +8,7 @@ from typing import Protocol
 import stamina
 import structlog
 
+from runtime.database import DATABASE_DOWN
 from runtime.dead_letters import dead_letter
 from runtime.errors import InvalidInput, Transient
 from runtime.kafka import MAX_MESSAGE_BYTES, Outgoing, Record
@@ -44,7 +45,7 @@ async def run_stage(stage: Stage, record: Record, codec: Codec, prefix: str) -> 
 
 
 def _note_transient(error: Exception) -> bool:
-    if isinstance(error, Transient):
-        log.warning("dependency.failed", error=str(error))
+    if isinstance(error, (Transient, *DATABASE_DOWN)):
+        log.warning("dependency.failed", error=f"{type(error).__name__}: {error}")
         return True
     return False

@@ -12,6 +12,10 @@ from schemas.events import Event
 DAYS = timedelta(days=7)
 WEEKS = timedelta(weeks=4)
 FOR_EVER: timedelta | None = None
+CPT, PREFERENCES = "cpt", "preferences"
+"""Datasets beside the adapters' own."""
+BASE = "base"
+"""What stands in the place of an adapter's name for versions and runs of the base itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ FIXED = (DOCUMENTS, LABELS, REVISIONS, CHUNKS, EXAMPLES, TRAINING_RUNS, ADAPTERS
 
 
 def dataset_topic(name: str) -> Topic:
-    """The topic of the training records of adapter `name`, or of `cpt` or `preferences`."""
+    """The topic of the training records of adapter `name`, or of CPT or PREFERENCES."""
     return Topic(f"datasets.{name}", events.DatasetRecord, "example_id", ("format",), ("coordinator", "trainer"), FOR_EVER)
 
 
@@ -60,6 +64,6 @@ def result_topic(name: str) -> Topic:
 
 def catalogue(adapters: Iterable[str], results: Iterable[str]) -> dict[str, Topic]:
     """Every topic by name, for declared adapters and the result topics that they name."""
-    datasets = dict.fromkeys(["cpt", "preferences", *adapters])
+    datasets = dict.fromkeys([CPT, PREFERENCES, *adapters])
     topics = [*FIXED, *map(dataset_topic, datasets), *map(result_topic, dict.fromkeys(results))]
     return {topic.name: topic for topic in topics}

@@ -6,6 +6,7 @@ Everything that an adapter could not be trained on as it is declared is refused 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,15 +14,15 @@ from runtime.errors import InvalidInput
 from runtime.ids import canonical_json, digest
 from runtime.kafka import Outgoing, Record
 from runtime.project import Project
-from runtime.sealing import seal, unseal
+from runtime.sealing import Key, seal, unseal
 from runtime.tasks import samples
+from runtime.tasks.preferences import PREFERENCE, plausible_wrong
 from runtime.tasks.prompt import one_line
-from schemas.events import DatasetRecord, Example, ExampleStatus, Label, RecordStatus, Split
-from schemas.topics import EXAMPLES, LABELS, dataset_topic
+from schemas.events import DatasetRecord, Example, ExampleStatus, Label, RecordStatus, Sealed, Split
+from schemas.topics import CPT, EXAMPLES, LABELS, PREFERENCES, dataset_topic
 from streams.context import Context, document_owner
 
 EVALUATION_SHARE = 10
-CPT = "cpt"
 
 
 def split_of(group_id: str) -> Split:
@@ -109,7 +110,7 @@ class FormatStage:
         if example.status is ExampleStatus.REJECTED:
             return ()
         spec = task_spec(self._context.project, example.adapter)
-        body = None
+        body = pair = None
         if example.status is ExampleStatus.KEPT:
             if example.input is None or example.output is None:
                 raise InvalidInput(f"example {example.example_id} is kept and has no text")
@@ -118,8 +119,36 @@ class FormatStage:
             plain = example_body(unseal(key, example.example_id, example.input), unseal(key, example.example_id + ":output", example.output))
             check(spec, plain)
             body = seal(key, example.example_id + ":body", canonical_json(plain))
+            pair = self._pair(example, spec, plain, key)
+        made = [self._outgoing(example, example.adapter, example.example_id, spec.task, body, record)]
+        if self._aligned(example.adapter) and (pair or not body):
+            made.append(self._outgoing(example, PREFERENCES, pair_id(example.example_id), PREFERENCE, pair, record))
+        return made
+
+    def _aligned(self, adapter: str) -> bool:
+        declared = self._context.project.adapters.get(adapter)
+        return declared is not None and declared.dpo is not None
+
+    def _pair(self, example: Example, spec: samples.TaskSpec, plain: Mapping[str, Any], key: Key) -> Sealed | None:
+        """A preference made of the example by rule; None where no plausible wrong answer is known."""
+        wrong = plausible_wrong(spec, plain["input"], plain["output"], random.Random(example.example_id)) if self._aligned(example.adapter) else None
+        if wrong is None:
+            return None
+        body = {**plain, "rejected": wrong}
+        try:
+            samples.render_pair(spec, body)
+        except ValueError:
+            return None  # the wrong answer happens to read like the right one
+        return seal(key, pair_id(example.example_id) + ":body", canonical_json(body))
+
+    def _outgoing(self, example: Example, dataset: str, record_id: str, task: str, body: Sealed | None, parent: Record) -> Outgoing:
         made = DatasetRecord(
-            example_id=example.example_id, adapter=example.adapter, task=spec.task, split=split_of(example.group_id), group_id=example.group_id,
+            example_id=record_id, adapter=example.adapter, task=task, split=split_of(example.group_id), group_id=example.group_id,
             body=body, status=RecordStatus.LIVE if body else RecordStatus.WITHDRAWN,
         )  # fmt: skip
-        return [self._context.outgoing(self.name, dataset_topic(example.adapter).name, example.example_id, digest(example.example_id, record.origin), made, record)]
+        return self._context.outgoing(self.name, dataset_topic(dataset).name, record_id, digest(record_id, parent.origin), made, parent)
+
+
+def pair_id(example_id: str) -> str:
+    """The id of the preference that is made of an example."""
+    return digest("preference", example_id)

@@ -14,9 +14,8 @@ from runtime.ids import canonical_json, digest
 from runtime.kafka import Outgoing, Record
 from runtime.sealing import Key, open_bytes, seal, seal_bytes, unseal
 from schemas.events import Chunk, ChunkStatus, Example, ExampleStatus
-from schemas.topics import CHUNKS, EXAMPLES
+from schemas.topics import CHUNKS, CPT, EXAMPLES
 from streams.context import Context, document_owner
-from streams.format import CPT
 from streams.teacher.questions import PROMPT_VERSION, QuestionAnswer
 
 CPT_VERSION = "text-1"
@@ -109,7 +108,7 @@ class SynthStage:
         grounded = task == CPT or (bool(answer) and answer in " ".join(text.split()))
         return Example(
             example_id=example_id, adapter=adapter, task=task, input=seal(key, example_id, canonical_json(given)), output=seal(key, example_id + ":output", canonical_json(wanted)),
-            group_id=chunk.doc_id, chunk_id=chunk.chunk_id, doc_id=chunk.doc_id, teacher=teacher, prompt_version=version, judge_score=None,
+            group_id=family(chunk.doc_id, answer), chunk_id=chunk.chunk_id, doc_id=chunk.doc_id, teacher=teacher, prompt_version=version, judge_score=None,
             status=ExampleStatus.KEPT if grounded else ExampleStatus.REJECTED, reason=None if grounded else "the answer is no span of the passage",
         )  # fmt: skip
 
@@ -139,6 +138,11 @@ class SynthStage:
             )
             for adapter, task, version, teacher, ordinal in named
         ]
+
+
+def family(doc_id: str, answer: str) -> str:
+    """What parts into training and evaluation as one: a document's raw text; a document's questions with one answer."""
+    return digest("family", doc_id, answer.casefold()) if answer else doc_id
 
 
 def _example_id(chunk_id: str, adapter: str, version: str, teacher: str, ordinal: int) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +14,17 @@ if TYPE_CHECKING:
 WEIGHTS = ("*.safetensors", "tokenizer.json", "config.json")
 
 
-def base_sha256(folder: Path) -> str:
-    """Digest over weights, tokenizer and configuration."""
+def weights_sha256(files: Mapping[str, str]) -> str:
+    """One digest over a base's weights, tokenizer and configuration; `files` maps their names to their sha256 in hex."""
     state = hashlib.sha256()
-    for path in sorted(p for pattern in WEIGHTS for p in folder.glob(pattern)):
-        state.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    for name in sorted(name for name in files if any(fnmatch(name, pattern) for pattern in WEIGHTS)):
+        state.update(name.encode() + bytes.fromhex(files[name]))
     return state.hexdigest()
+
+
+def base_sha256(folder: Path) -> str:
+    """`weights_sha256` of the files in `folder`."""
+    return weights_sha256({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()})
 
 
 def load_model(folder: str) -> PreTrainedModel:
@@ -28,4 +35,3 @@ def load_model(folder: str) -> PreTrainedModel:
     on_gpu = torch.cuda.is_available()
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if on_gpu else torch.float32, device_map="cuda" if on_gpu else None)
     return model
-

@@ -1,8 +1,13 @@
-"""What the registry and the runs say, as one state; and what the coordinator should do about it. Pure."""
+"""What the registry and the runs say, as one state; and what the coordinator should do about it. Pure.
+
+Adapters are forked from a base epoch. Continued pre-training makes the next epoch; its forks are trained while the
+current one serves, and one record switches base and adapters together. Until the first pre-training has ended, where
+one is declared, adapters wait: forks of a base that is about to be replaced would be thrown away.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from runtime.ids import canonical_json, digest
@@ -12,21 +17,25 @@ from schemas.events import (
     AdapterEvent,
     AdapterEventKind,
     AdapterVersion,
+    BaseEpoch,
     DatasetRecord,
     OffsetRange,
     RecordStatus,
     RunStatus,
     TrainingRun,
 )
+from schemas.topics import BASE, CPT, PREFERENCES, Topic, dataset_topic
+from trainers.base_model import weights_sha256
 
 QUIET_SECONDS = 2.0
 OPEN = (RunStatus.REQUESTED, RunStatus.STARTED, RunStatus.PROGRESS, RunStatus.EVALUATED)
+EPOCH_KEY = "*"
 Partition = tuple[str, int]
 
 
 @dataclass(slots=True)
 class AdapterState:
-    """One adapter: its examples, what of them runs have seen, its versions, its alias."""
+    """One adapter, or the base: its examples, what of them runs have seen, its versions, its alias."""
 
     live_ids: set[str] = field(default_factory=set)
     unseen_ids: set[str] = field(default_factory=set)
@@ -41,6 +50,24 @@ class AdapterState:
         """Whether a run is under way or waits."""
         return any(run.status in OPEN for run in self.runs.values())
 
+    @property
+    def published(self) -> list[AdapterVersion]:
+        """Versions that passed the gate, in their order."""
+        numbers = sorted({run.version or 0 for run in self.runs.values() if run.status is RunStatus.PUBLISHED})
+        return [self.versions[number] for number in numbers if number in self.versions]
+
+    def runs_on(self, epoch: int) -> list[TrainingRun]:
+        """The runs on base epoch `epoch`."""
+        return [run for run in self.runs.values() if run.base_epoch == epoch]
+
+    def newest_on(self, epoch: int) -> int:
+        """The newest version on base epoch `epoch` that passed the gate; 0 when there is none."""
+        return max((version.version for version in self.published if version.base_epoch == epoch), default=0)
+
+    def ready(self, wanted: int, now: float) -> bool:
+        """Whether there are `wanted` examples that no run has seen, and none came for a while."""
+        return len(self.unseen_ids) >= wanted and now - self.last_change >= QUIET_SECONDS and not self.running
+
 
 @dataclass(slots=True)
 class Fleet:
@@ -48,19 +75,24 @@ class Fleet:
 
     project: Project
     adapters: dict[str, AdapterState] = field(default_factory=dict)
+    base: AdapterState = field(default_factory=AdapterState)
+    preference_ends: dict[Partition, int] = field(default_factory=dict)
     sequence: int = 0
-    epoch: int | None = None
+    epoch: BaseEpoch | None = None
 
     def __post_init__(self) -> None:
         self.adapters = {name: AdapterState() for name in self.project.adapters}
 
-    def apply_example(self, record: DatasetRecord, partition: Partition, offset: int, now: float) -> None:
-        """A dataset record at `offset`; `now` in seconds of any clock that `decide` shares."""
-        state = self.adapters.get(record.adapter)
+    def apply_example(self, record: DatasetRecord, dataset: str, partition: Partition, offset: int, now: float) -> None:
+        """A record of `dataset` at `offset`; `now` in seconds of any clock that `decide` shares."""
+        state = self._state(BASE if record.adapter == CPT else record.adapter)
         if state is None:
             return
-        state.ends[partition] = offset + 1
         state.last_change = now
+        if dataset == PREFERENCES:
+            self.preference_ends[partition] = offset + 1
+            return
+        state.ends[partition] = offset + 1
         if record.status is RecordStatus.WITHDRAWN:
             state.live_ids.discard(record.example_id)
             state.unseen_ids.discard(record.example_id)
@@ -71,7 +103,7 @@ class Fleet:
 
     def apply_run(self, run: TrainingRun) -> None:
         """A moment of a run."""
-        state = self.adapters.get(run.adapter)
+        state = self._state(run.adapter)
         if state is None:
             return
         earlier = state.runs.get(run.run_id)
@@ -83,39 +115,86 @@ class Fleet:
         """A change in the registry."""
         self.sequence = max(self.sequence, event.sequence)
         if event.kind is AdapterEventKind.EPOCH and event.epoch:
-            self.epoch = event.epoch.epoch
-        state = self.adapters.get(event.adapter)
-        if state is None:
+            self.epoch = event.epoch
+            for name, state in self.adapters.items():
+                version = event.epoch.live.get(name)
+                state.alias = AdapterAlias(live_version=version) if version else None
             return
-        if event.version:
-            state.versions[event.version.version] = event.version
+        known = self._state(event.adapter)
+        if known is None:
+            return
+        if event.version and event.kind is AdapterEventKind.VERSION:
+            known.versions[event.version.version] = event.version
         if event.alias:
-            state.alias = event.alias
+            known.alias = event.alias
+
+    @property
+    def candidate(self) -> AdapterVersion | None:
+        """A base that passed its gate, is not the current epoch, and none of whose forks has failed."""
+        newest = self.base.published[-1] if self.base.published else None
+        if newest is None or self.epoch is None or newest.version <= self.epoch.epoch:
+            return None
+        lost = (RunStatus.REJECTED, RunStatus.FAILED, RunStatus.CANCELLED)
+        failed = any(run.status in lost for state in self.adapters.values() for run in state.runs_on(newest.version))
+        return None if failed else newest
 
     def decide(self, now: float) -> Iterator[TrainingRun]:
         """The runs to request: enough new examples, nothing running, and no example for a while."""
-        for name, state in self.adapters.items():
-            declared = self.project.adapters[name]
-            ready = len(state.unseen_ids) >= declared.min_examples and now - state.last_change >= QUIET_SECONDS
-            if ready and not state.running and self.epoch is not None:
-                yield self.request(name)
+        cpt, candidate = self.project.base.cpt, self.candidate
+        if self.epoch is None or self.base.running:
+            return
+        if candidate is not None:
+            for name, state in self.adapters.items():
+                if state.alias and not state.runs_on(candidate.version):
+                    yield self.request(name, candidate.version)
+        elif cpt and self.base.ready(cpt.min_examples, now) and not any(state.running for state in self.adapters.values()):
+            yield self.request(BASE, self.epoch.epoch)
+        elif self.base.runs or not cpt:
+            for name, state in self.adapters.items():
+                if state.ready(self.project.adapters[name].min_examples, now):
+                    yield self.request(name, self.epoch.epoch)
 
-    def request(self, name: str) -> TrainingRun:
-        """A run on all that is there of adapter `name`; its id is a function of just that."""
-        state = self.adapters[name]
-        ranges = tuple(OffsetRange(topic=topic, partition=partition, first=0, end=end) for (topic, partition), end in sorted(state.ends.items()))
-        recipe = digest(canonical_json(self.project.adapters[name].recipe.model_dump()))
-        epoch = self.epoch or 0
+    def request(self, name: str, epoch: int) -> TrainingRun:
+        """A run of `name` on base `epoch` over all that is there; its id is a function of just that."""
+        state = self._state(name)
+        assert state is not None
+        declared = self.project.adapters.get(name)
+        ends = state.ends | (self.preference_ends if declared and declared.dpo else {})
+        ranges = tuple(OffsetRange(topic=topic, partition=partition, first=0, end=end) for (topic, partition), end in sorted(ends.items()))
+        recipe = self.recipe_hash(name)
         run_id = digest("run", name, epoch, recipe, *(f"{r.topic}/{r.partition}/{r.end}" for r in ranges))
         version = max([*state.versions, *(run.version or 0 for run in state.runs.values())], default=0) + 1
         return TrainingRun(run_id=run_id, adapter=name, base_epoch=epoch, status=RunStatus.REQUESTED, version=version, ranges=ranges, recipe_hash=recipe, step=None, steps=None, loss=None, reason=None)
 
+    def recipe_hash(self, name: str) -> str:
+        """Digest of how `name` is trained."""
+        declared = self.project.adapters.get(name) or self.project.base.cpt
+        assert declared is not None
+        dpo = getattr(declared, "dpo", None)
+        return digest(canonical_json([declared.recipe.model_dump(), dpo and dpo.model_dump()]))
+
+    def due_epoch(self) -> AdapterEvent | None:
+        """The record that switches to the candidate epoch, once every live adapter has a version on it."""
+        candidate = self.candidate
+        if candidate is None:
+            return None
+        live = {name: state.newest_on(candidate.version) for name, state in self.adapters.items() if state.alias}
+        if not all(live.values()):
+            return None
+        epoch = BaseEpoch(epoch=candidate.version, base_uri=candidate.artifact_uri, base_sha256=weights_sha256({file.path: file.sha256 for file in candidate.files}), live=live)
+        return self.epoch_event(epoch)
+
+    def epoch_event(self, epoch: BaseEpoch) -> AdapterEvent:
+        """The record that makes `epoch` the current one."""
+        return AdapterEvent(adapter=EPOCH_KEY, kind=AdapterEventKind.EPOCH, sequence=self.sequence + 1, version=None, alias=None, epoch=epoch, reason=None)
+
     def due_aliases(self) -> Iterator[AdapterEvent]:
-        """Alias records for versions that were published and are newer than the live one."""
+        """Alias records for versions of the current epoch that were published and are newer than the live one."""
+        if self.epoch is None:
+            return
         sequence = self.sequence
         for name, state in self.adapters.items():
-            published = [run.version for run in state.runs.values() if run.status is RunStatus.PUBLISHED and run.version in state.versions]
-            newest = max((version for version in published if version is not None), default=0)
+            newest = state.newest_on(self.epoch.epoch)
             if newest > (state.alias.live_version if state.alias else 0):
                 sequence += 1
                 yield AdapterEvent(
@@ -123,9 +202,12 @@ class Fleet:
                     alias=AdapterAlias(live_version=newest, canary_version=None),
                 )  # fmt: skip
 
-    def counts(self) -> Mapping[str, int]:
-        """Live examples by adapter."""
-        return {name: len(state.live_ids) for name, state in self.adapters.items()}
+    def datasets(self) -> dict[str, Topic]:
+        """The datasets that decide when to train, and on what."""
+        return {name: dataset_topic(name) for name in (*([CPT] if self.project.base.cpt else []), PREFERENCES, *self.adapters)}
+
+    def _state(self, name: str) -> AdapterState | None:
+        return self.base if name == BASE else self.adapters.get(name)
 
     def _seen(self, state: AdapterState, partition: Partition, offset: int) -> bool:
         return any(r.topic == partition[0] and r.partition == partition[1] and offset < r.end for run in state.runs.values() for r in run.ranges)

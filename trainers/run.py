@@ -4,44 +4,44 @@ say goes to its worker as messages, so that a run that dies can say nothing half
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
-import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from runtime.database import connect
-from runtime.ids import canonical_json, digest
+import stamina
+from aiokafka.errors import KafkaConnectionError
+
+from runtime.artifacts import fetch, store
+from runtime.database import DATABASE_DOWN, connect
+from runtime.errors import Transient
+from runtime.ids import canonical_json
 from runtime.objects import Objects
-from runtime.project import Adapter
+from runtime.project import Adapter, Cpt
 from runtime.sealing import PostgresKeys
-from runtime.tasks.prompt import completion_ids, load_tokenizer, prompt_ids
-from runtime.tasks.samples import TaskSpec, render
 from schemas.codec import Codec
-from schemas.events import AdapterVersion, ArtifactFile, ClaimCheck, OffsetRange, Split
-from trainers.base_model import base_sha256, load_model
-from trainers.evaluate import Evaluation, evaluate
-from trainers.gate import Verdict, judge
+from schemas.events import AdapterVersion, ArtifactFile, OffsetRange
+from trainers.artifact import MANIFEST, Made
+from trainers.base_model import base_sha256, weights_sha256
+from trainers.gate import Verdict
 from trainers.snapshot import Manifest, Row, open_rows, read_ranges
 
-MANIFEST = "manifest.json"
-PUBLISHED = ("adapter_model.safetensors", "adapter_config.json", MANIFEST)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """All that a run needs to know; picklable."""
+    """All that a run needs to know; picklable. `base` is a folder or hub name, or a version of ours; `recipe` says what is made."""
 
     run_id: str
     name: str
     version: int
     base_epoch: int
-    base: str
-    adapter: Adapter
+    base: str | AdapterVersion
+    recipe: Adapter | Cpt
     ranges: tuple[OffsetRange, ...]
     live: AdapterVersion | None
     broker: str
@@ -66,7 +66,6 @@ class Outcome:
     engine_name: str
     artifact_uri: str
     files: tuple[ArtifactFile, ...]
-    recipe_hash: str
     manifest_sha256: str
     metrics: dict[str, float]
     verdict: Verdict
@@ -76,87 +75,71 @@ Report = Callable[[Progress], None]
 
 
 def execute(spec: RunSpec, report: Report) -> Outcome:
-    """Carries the run out.
+    """Carries the run out; waits as long as broker, database or store fail.
 
     Raises:
-        LoomError: a dependency failed or the data can't be read.
+        LoomError: the data or the base are not what they should be.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1" if Path(spec.base).exists() else "0")
-    rows = asyncio.run(_rows(spec))
     folder = spec.scratch / spec.run_id
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    tokenizer = load_tokenizer(spec.base)
-    tokens = [_tokens(spec.adapter.spec, row, tokenizer, spec.adapter.recipe.seed) for row in rows if row.split is Split.TRAIN]
-    from trainers import sft
-
-    model = sft.train(spec.base, tokens, spec.adapter.recipe, folder, lambda step, steps, loss: report(Progress(step, steps, loss)))
-    candidate, base, live = _evaluations(spec, model, tokenizer, [row for row in rows if row.split is Split.EVALUATION])
-    verdict = judge(spec.adapter.gate, candidate, base, live)
-    outcome = asyncio.run(_publish(spec, folder, rows, candidate, base, live, verdict))
+    rows = _patiently(lambda: _rows(spec))
+    base = _base(spec)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1" if Path(base).exists() else "0")
+    made = _make(spec, base, rows, folder, report)
+    outcome = _patiently(lambda: _publish(spec, made, base, rows, folder))
     shutil.rmtree(folder)
     return outcome
+
+
+def _make(spec: RunSpec, base: str, rows: list[Row], folder: Path, report: Report) -> Made:
+    def progress(step: int, steps: int, loss: float) -> None:
+        report(Progress(step, steps, loss))
+
+    if isinstance(spec.recipe, Cpt):
+        from trainers import pretrain
+
+        return pretrain.make(spec.recipe, base, rows, folder, progress)
+    from trainers import fork
+
+    live = spec.live
+    return fork.make(spec.recipe, base, rows, _patiently(lambda: fetch(live, Objects(spec.objects), spec.scratch / "versions")) if live else None, folder, progress)
+
+
+def _base(spec: RunSpec) -> str:
+    version = spec.base
+    return version if isinstance(version, str) else str(_patiently(lambda: fetch(version, Objects(spec.objects), spec.scratch / "versions")))
+
+
+def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What the coroutine of `work` returns; a dependency that fails is asked again, with jitter, as long as it takes."""
+    for attempt in stamina.retry_context(on=(Transient, KafkaConnectionError, *DATABASE_DOWN), attempts=None, timeout=None, wait_initial=0.5, wait_max=15.0):
+        with attempt:
+            return asyncio.run(work())
+    raise AssertionError("stamina ends only by a return or an error")
 
 
 async def _rows(spec: RunSpec) -> list[Row]:
     pool = await connect(spec.database, size=1)
     try:
-        return await open_rows(await read_ranges(spec.broker, spec.ranges, Codec()), PostgresKeys(pool))
+        return await open_rows(await read_ranges(spec.broker, spec.ranges, Codec(), spec.name), PostgresKeys(pool))
     finally:
         await pool.close()
 
 
-def _tokens(task: TaskSpec, row: Row, tokenizer: Any, seed: int) -> tuple[list[int], list[int]]:
-    """Prompt and completion ids; what is on offer is shuffled by a seed of the example's own."""
-    prompt, completion = render(task, row.body, random.Random(f"{seed}:{row.example_id}"))
-    return prompt_ids(tokenizer, prompt), completion_ids(tokenizer, completion)
-
-
-def _evaluations(spec: RunSpec, model: Any, tokenizer: Any, held_out: list[Row]) -> tuple[Evaluation, Evaluation, Evaluation | None]:
-    """The candidate's, the base's and the live version's evaluation on the same examples."""
-    task = spec.adapter.spec
-    candidate = evaluate(model, tokenizer, task, held_out)
-    with model.disable_adapter():
-        base = evaluate(model, tokenizer, task, held_out)
-    if spec.live is None:
-        return candidate, base, None
-    from peft import PeftModel
-
-    folder = spec.scratch / spec.run_id / "live"
-    asyncio.run(_fetch(spec.live, Objects(spec.objects), folder))
-    live = PeftModel.from_pretrained(load_model(spec.base), str(folder))
-    return candidate, base, evaluate(live, tokenizer, task, held_out)
-
-
-async def _fetch(version: AdapterVersion, objects: Objects, folder: Path) -> None:
-    """Writes the files of `version` to `folder`. Raises IntegrityError when one is not what the registry says."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in version.files:
-        check = ClaimCheck(uri=f"{version.artifact_uri}/{file.path}", sha256=file.sha256, size_bytes=file.size_bytes)
-        (folder / file.path).write_bytes(await objects.claim(check))
-
-
-async def _publish(spec: RunSpec, folder: Path, rows: list[Row], candidate: Evaluation, base: Evaluation, live: Evaluation | None, verdict: Verdict) -> Outcome:
-    """Writes the artifact to the store: adapter, its configuration with a versioned base name, the manifest."""
-    sha256 = base_sha256(Path(spec.base)) if Path(spec.base).exists() else spec.base
-    recipe = spec.adapter.recipe.model_dump()
-    manifest = Manifest(spec.name, spec.base_epoch, sha256, spec.ranges, tuple(row.example_id for row in rows), recipe)
+async def _publish(spec: RunSpec, made: Made, base: str, rows: list[Row], folder: Path) -> Outcome:
+    """Writes manifest and artifact to the store; an adapter's configuration names its base by epoch and digest."""
+    sha256 = base_sha256(Path(base)) if Path(base).exists() else base
+    manifest = Manifest(spec.name, spec.base_epoch, sha256, spec.ranges, tuple(row.example_id for row in rows), spec.recipe.model_dump(include={"recipe", "dpo"}))
     (folder / MANIFEST).write_text(manifest.to_json())
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(canonical_json({**config, "base_model_name_or_path": f"base@{spec.base_epoch}-{sha256[:8]}"}))
+    config = folder / "adapter_config.json"
+    if config.exists():
+        config.write_text(canonical_json({**json.loads(config.read_text()), "base_model_name_or_path": f"base@{spec.base_epoch}-{sha256[:8]}"}))
+    prefix = f"adapters/{spec.name}/{spec.version}-{spec.run_id}"
     objects = Objects(spec.objects)
-    files, weights = [], ""
-    for name in PUBLISHED:
-        data = (folder / name).read_bytes()
-        sha = hashlib.sha256(data).hexdigest()
-        weights = weights or sha
-        await objects.put(f"adapters/{spec.name}/{spec.version}-{spec.run_id}/{name}", data)
-        files.append(ArtifactFile(path=name, sha256=sha, size_bytes=len(data)))
-    metrics = {candidate.metric: candidate.score, f"base_{candidate.metric}": base.score, "valid_share": candidate.valid_share, "held_out": float(candidate.count)}
-    return Outcome(
-        engine_name=f"{spec.name}@{spec.version}-{weights[:8]}", artifact_uri=f"{objects.url}/adapters/{spec.name}/{spec.version}-{spec.run_id}", files=tuple(files),
-        recipe_hash=digest(canonical_json(recipe)), manifest_sha256=files[-1].sha256, metrics=metrics | ({f"live_{live.metric}": live.score} if live else {}), verdict=verdict,
-    )  # fmt: skip
+    files = await store(objects, prefix, folder, made.files)
+    weights = weights_sha256({file.path: file.sha256 for file in files}) if isinstance(spec.recipe, Cpt) else files[0].sha256
+    return Outcome(f"{spec.name}@{spec.version}-{weights[:8]}", f"{objects.url}/{prefix}", files, files[-1].sha256, made.metrics, made.verdict)
 
 
 def child(spec: RunSpec, connection: Any) -> None:
@@ -168,6 +151,3 @@ def child(spec: RunSpec, connection: Any) -> None:
         raise
     finally:
         connection.close()
-
-
-__all__ = ["Outcome", "Progress", "RunSpec", "child", "execute"]

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of a LoRA adapter with TRL and PEFT.
+"""Training of LoRA adapters with TRL and PEFT: supervised, or on raw text.
 
 Loss on completions alone, with masks from the one renderer; LoRA on all linear layers (Hu et al. 2021,
 arXiv:2106.09685; all layers: Dettmers et al. 2023, arXiv:2305.14314, section 4), never on embeddings or head, which
@@ -28,16 +28,10 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progr
 
     `progress(step, steps, loss)` is called now and then. Rows over `recipe.max_tokens` are left out.
     """
-    import torch
     from datasets import Dataset
     from peft import LoraConfig, PeftModel
-    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers import Trainer
     from trl import SFTConfig, SFTTrainer
-
-    class Report(TrainerCallback):
-        def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **kwargs: object) -> None:
-            if logs and "loss" in logs:
-                progress(state.global_step, state.max_steps, float(logs["loss"]))
 
     class PlainLoss(SFTTrainer):
         """TRL's fused head also computes entropies and accuracies, a third of a step on a CPU (0.31 of 0.90 s); the model's own loss is the same."""
@@ -47,17 +41,40 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progr
 
     fitting = [(prompt, completion) for prompt, completion in rows if len(prompt) + len(completion) <= recipe.max_tokens]
     columns = {"input_ids": [p + c for p, c in fitting], "labels": [[IGNORED] * len(p) + c for p, c in fitting]}
-    model = load_model(base)
+    steps = min(recipe.max_steps, max(1, round(recipe.epochs * len(fitting) / recipe.batch_size)))
     arguments = SFTConfig(
-        output_dir=str(folder / "checkpoints"), per_device_train_batch_size=recipe.batch_size, num_train_epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate, lr_scheduler_type="cosine", warmup_steps=10, weight_decay=0.0, max_length=recipe.max_tokens,
-        train_sampling_strategy="group_by_length", packing=False, logging_steps=10, save_strategy="no", report_to="none", seed=recipe.seed,
-        data_seed=recipe.seed, bf16=True, use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False, disable_tqdm=True, dataloader_num_workers=0,
+        **common_arguments(folder, recipe), max_steps=steps, learning_rate=recipe.learning_rate, per_device_train_batch_size=recipe.batch_size,
+        max_length=recipe.max_tokens, train_sampling_strategy="group_by_length", packing=False,
     )  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = PlainLoss(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora, callbacks=[Report()])
+    trainer = PlainLoss(
+        model=load_model(base), args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora, callbacks=[reporter(progress)],
+    )  # fmt: skip
     trainer.train()
     trained = trainer.model
     assert isinstance(trained, PeftModel)
     trained.save_pretrained(folder, safe_serialization=True)
     return trained
+
+
+def common_arguments(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """What every trainer of ours is told."""
+    import torch
+
+    return {
+        "output_dir": str(folder / "checkpoints"), "lr_scheduler_type": "cosine", "warmup_steps": 10, "weight_decay": 0.0, "logging_steps": 10, "save_strategy": "no",
+        "report_to": "none", "seed": recipe.seed, "data_seed": recipe.seed, "bf16": True, "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": False,
+        "disable_tqdm": True, "dataloader_num_workers": 0,
+    }  # fmt: skip
+
+
+def reporter(progress: Progress) -> Any:
+    """A callback that hands on step, steps and loss."""
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+    class Report(TrainerCallback):
+        def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **kwargs: object) -> None:
+            if logs and "loss" in logs:
+                progress(state.global_step, state.max_steps, float(logs["loss"]))
+
+    return Report()

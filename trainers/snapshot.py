@@ -14,18 +14,21 @@ from runtime.errors import KeyDestroyed
 from runtime.ids import canonical_json, digest
 from runtime.kafka import consumer
 from runtime.sealing import KeyStore, unseal
+from runtime.tasks.preferences import PREFERENCE
 from schemas.codec import Codec, InvalidRecord
 from schemas.events import DatasetRecord, OffsetRange, RecordStatus, Split
+from schemas.topics import BASE, CPT
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One live record of a snapshot, in plain."""
+    """One live record of a snapshot, in plain; `is_pair` is a preference."""
 
     example_id: str
     group_id: str
     split: Split
     body: Mapping[str, Any]
+    is_pair: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,9 @@ class Manifest:
         return canonical_json({**asdict(self), "dataset_sha256": digest(*self.example_ids)})
 
 
-async def read_ranges(broker: str, ranges: Sequence[OffsetRange], codec: Codec) -> list[DatasetRecord]:
-    """The last state of each example in `ranges`, read_committed, in the order of their ids; withdrawn ones are left out."""
+async def read_ranges(broker: str, ranges: Sequence[OffsetRange], codec: Codec, adapter: str) -> list[DatasetRecord]:
+    """The last state of each example of `adapter` in `ranges`, read_committed, in the order of their ids; withdrawn ones are left out."""
+    name = CPT if adapter == BASE else adapter
     ends = {TopicPartition(r.topic, r.partition): r.end for r in ranges if r.end > r.first}
     if not ends:
         return []
@@ -65,7 +69,7 @@ async def read_ranges(broker: str, ranges: Sequence[OffsetRange], codec: Codec) 
                         with contextlib.suppress(InvalidRecord):  # foreign bytes are no example
                             record = codec.decode(DatasetRecord, message.value)
                             last[record.example_id] = record
-        return [last[i] for i in sorted(last) if last[i].status is RecordStatus.LIVE]
+        return [last[i] for i in sorted(last) if last[i].status is RecordStatus.LIVE and last[i].adapter == name]
     finally:
         await client.stop()
 
@@ -81,5 +85,5 @@ async def open_rows(records: Sequence[DatasetRecord], keys: KeyStore) -> list[Ro
         except KeyDestroyed:
             continue
         body = json.loads(unseal(key, record.example_id + ":body", record.body))
-        rows.append(Row(record.example_id, record.group_id, record.split, body))
+        rows.append(Row(record.example_id, record.group_id, record.split, body, record.task == PREFERENCE))
     return rows

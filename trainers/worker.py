@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from aiokafka.errors import KafkaError
 
-from runtime.cloudevents import headers
-from runtime.errors import Fenced
+from runtime.event_writer import Entry, EventWriter
 from runtime.follower import Follower
-from runtime.ids import digest
-from runtime.kafka import Record, producer
-from runtime.project import Project
-from schemas.codec import RECORDS, Codec
-from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, Event, RunStatus, TrainingRun
-from schemas.topics import ADAPTERS, TRAINING_RUNS
+from runtime.kafka import Record
+from runtime.project import Cpt, Project
+from schemas.codec import Codec
+from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, RunStatus, TrainingRun
+from schemas.topics import ADAPTERS, BASE, TRAINING_RUNS
 from trainers.fleet import OPEN
 from trainers.run import Outcome, Progress, RunSpec, child
 
@@ -37,17 +34,17 @@ class Trainer:
         self._project, self._broker, self._database, self._objects, self._scratch, self._prefix = project, broker, database, objects, scratch, prefix
         self._codec = codec or Codec()
         self._follower = Follower(broker, {prefix + TRAINING_RUNS.name: TRAINING_RUNS.partitions, prefix + ADAPTERS.name: ADAPTERS.partitions})
-        self._producer = producer(broker, f"{prefix}{STAGE}")
+        self._writer = EventWriter(broker, STAGE, STAGE, self._codec, prefix)
         self._runs: dict[str, TrainingRun] = {}
         self._versions: dict[tuple[str, int], AdapterVersion] = {}
         self._live: dict[str, int] = {}
         # a fork server imports torch and TRL once, and each run starts from there in a moment
         self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(["trainers.sft", "trainers.run", "trl", "peft", "datasets", "sklearn.metrics", "xgrammar"])
+        self._processes.set_forkserver_preload(["trainers.fork", "trainers.run", "trl", "peft", "datasets", "sklearn.metrics", "xgrammar"])
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follows requests and carries them out. Raises Fenced when another trainer took over."""
-        await self._producer.start()
+        await self._writer.start()
         await self._follower.start()
         try:
             while not stop.is_set():
@@ -57,7 +54,7 @@ class Trainer:
                     await self._carry_out(waiting[0], stop)
         finally:
             await self._follower.stop()
-            await self._producer.stop()
+            await self._writer.stop()
 
     def _apply(self, record: Record) -> None:
         if record.topic == self._prefix + ADAPTERS.name:
@@ -66,6 +63,8 @@ class Trainer:
                 self._versions[event.adapter, event.version.version] = event.version
             if event.alias:
                 self._live[event.adapter] = event.alias.live_version
+            if event.epoch:
+                self._live = dict(event.epoch.live)
             return
         run = self._codec.decode(TrainingRun, record.value)
         earlier = self._runs.get(run.run_id)
@@ -73,17 +72,29 @@ class Trainer:
             return  # our own earlier words come back here: a last word stands
         self._runs[run.run_id] = replace(run, ranges=run.ranges or (earlier.ranges if earlier else ()))
 
-    def _spec(self, run: TrainingRun) -> RunSpec:
-        adapter = self._project.adapters[run.adapter]
+    def _spec(self, run: TrainingRun) -> RunSpec | str:
+        """What to carry out, or why it can't be."""
+        recipe = self._project.base.cpt if run.adapter == BASE else self._project.adapters.get(run.adapter)
+        if recipe is None:
+            return f"{run.adapter} is not declared any more"
+        base = self._versions.get((BASE, run.base_epoch)) if run.base_epoch else self._project.base_folder
+        if base is None:
+            return f"base epoch {run.base_epoch} is not in the registry"
         live = self._versions.get((run.adapter, self._live.get(run.adapter, 0)))
         live = live if live and live.base_epoch == run.base_epoch else None
-        return RunSpec(run.run_id, run.adapter, run.version or 1, run.base_epoch, self._project.base_folder, adapter, run.ranges, live, self._broker, self._database, self._objects, self._scratch)
+        return RunSpec(
+            run.run_id, run.adapter, run.version or 1, run.base_epoch, base, recipe, run.ranges, live, self._broker, self._database, self._objects, self._scratch,
+        )  # fmt: skip
 
     async def _carry_out(self, run: TrainingRun, stop: asyncio.Event) -> None:
+        spec = self._spec(run)
+        if isinstance(spec, str):
+            await self._conclude(run, spec, None)
+            return
         log.info("run.started", run_id=run.run_id, adapter=run.adapter)
         await self._say(replace(run, status=RunStatus.STARTED, ranges=()))
         ours, theirs = self._processes.Pipe(duplex=False)
-        process = self._processes.Process(target=child, args=(self._spec(run), theirs), name=f"run-{run.run_id[:8]}", daemon=True)
+        process = self._processes.Process(target=child, args=(spec, theirs), name=f"run-{run.run_id[:8]}", daemon=True)
         await asyncio.to_thread(process.start)
         theirs.close()
         last: Any = None
@@ -115,25 +126,16 @@ class Trainer:
             return
         status = RunStatus.PUBLISHED if last.verdict.passed else RunStatus.REJECTED
         log.info("run.judged", status=status, run_id=run.run_id, adapter=run.adapter, verdict=last.verdict.reason)
+        rank = (self._project.adapters.get(run.adapter) or self._project.base.cpt or Cpt()).recipe.rank
         version = AdapterVersion(
             version=run.version or 1, engine_name=last.engine_name, base_epoch=run.base_epoch, artifact_uri=last.artifact_uri, files=last.files, run_id=run.run_id,
-            recipe_hash=last.recipe_hash, manifest_sha256=last.manifest_sha256, rank=self._project.adapters[run.adapter].recipe.rank, metrics=last.metrics, verdict=last.verdict.reason,
+            recipe_hash=run.recipe_hash or "", manifest_sha256=last.manifest_sha256, rank=rank, metrics=last.metrics, verdict=last.verdict.reason,
         )  # fmt: skip
         event = AdapterEvent(adapter=run.adapter, kind=AdapterEventKind.VERSION, version=version, alias=None, epoch=None, reason=None)
         word = replace(run, status=status, ranges=(), metrics=last.metrics, reason=last.verdict.reason)
-        await self._write([(ADAPTERS.name, run.adapter, event), (TRAINING_RUNS.name, run.run_id, word)])
+        await self._writer.write([Entry(ADAPTERS.name, run.adapter, event), Entry(TRAINING_RUNS.name, run.run_id, word)])
         self._runs[run.run_id] = word
 
     async def _say(self, run: TrainingRun) -> None:
-        await self._write([(TRAINING_RUNS.name, run.run_id, run)])
+        await self._writer.write([Entry(TRAINING_RUNS.name, run.run_id, run)])
         self._runs[run.run_id] = replace(run, ranges=run.ranges or self._runs[run.run_id].ranges)
-
-    async def _write(self, events: list[tuple[str, str, Event]]) -> None:
-        try:
-            async with self._producer.transaction():
-                for topic, key, event in events:
-                    data = self._codec.encode(event)
-                    extra = headers(RECORDS[type(event)], digest(topic, key, data), STAGE, None)
-                    await self._producer.send_and_wait(self._prefix + topic, key=key.encode(), value=data, headers=list(extra))
-        except KafkaError as error:
-            raise Fenced(f"trainer: {type(error).__name__}: {error}") from error

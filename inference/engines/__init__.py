@@ -24,6 +24,13 @@ class Engine(Protocol):
 
     async def stop(self) -> None: ...
 
+    @property
+    def healthy(self) -> bool:
+        """False when its process died: only a fresh start helps."""
+
+    def has_room_beside(self) -> bool:
+        """Whether the machine can carry a second engine like this one."""
+
     async def add(self, name: str, folder: Path) -> None:
         """Loads the adapter in `folder` as `name`. Raises InvalidInput when the engine can't."""
 

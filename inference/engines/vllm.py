@@ -6,6 +6,7 @@ old name would answer with the old one's cache. `load_inplace` is never used.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 import os
@@ -40,17 +41,35 @@ class VllmEngine:
         """Starts the engine's process; returns when it can answer."""
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        # in a thread, since it takes most of a minute, while heartbeats to Kafka must go on
+        engine = await asyncio.to_thread(self._make)
+        await engine.check_health()
+        self._engine = engine
+
+    def _make(self) -> AsyncLLM:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
-        await self._engine.check_health()
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments))
+
+    @property
+    def healthy(self) -> bool:
+        return self._engine is not None and not self._engine.errored
 
     async def stop(self) -> None:
         """Ends the engine's process."""
-        if self._engine is not None:
-            self._engine.shutdown()
-            self._engine = None
+        engine, self._engine, self._loaded = self._engine, None, {}
+        if engine is not None:
+            await asyncio.to_thread(engine.shutdown)
+
+    def has_room_beside(self) -> bool:
+        import psutil
+        import torch
+
+        if torch.cuda.is_available():
+            return False  # vLLM takes its share of the GPU's memory, nine tenths, at once
+        used = sum(child.memory_info().rss for child in psutil.Process().children(recursive=True))
+        return bool(psutil.virtual_memory().available > 1.5 * used)
 
     async def add(self, name: str, folder: Path) -> None:
         from vllm.lora.request import LoRARequest
@@ -63,7 +82,9 @@ class VllmEngine:
         self._loaded[name] = request
 
     async def remove(self, name: str) -> None:
-        request = self._loaded.pop(name)
+        request = self._loaded.pop(name, None)
+        if request is None:
+            return  # gone with an engine that was stopped meanwhile
         await self._running.remove_lora(request.lora_int_id)
         if request.lora_int_id in await self._running.list_loras():
             raise Transient(f"the engine still lists {name} after its removal")

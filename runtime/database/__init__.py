@@ -1,5 +1,5 @@
-"""PostgreSQL: a pool, and the tables by numbered migrations (alembic)."""
+"""PostgreSQL: connections and migrations."""
 
-from runtime.database.connection import connect, migrate
+from runtime.database.connection import DATABASE_DOWN, connect, migrate
 
-__all__ = ["connect", "migrate"]
+__all__ = ["DATABASE_DOWN", "connect", "migrate"]

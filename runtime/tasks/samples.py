@@ -47,6 +47,25 @@ def render(spec: TaskSpec, body: Body, rng: random.Random | None = None) -> tupl
     return prompt, completion
 
 
+def render_pair(spec: TaskSpec, body: Body, rng: random.Random | None = None) -> tuple[Prompt, str, str]:
+    """Prompt, chosen and rejected completion of a preference, whose body has `rejected` beside `output`.
+
+    Raises:
+        ValueError: as `render` does, or both completions are the same.
+    """
+    state = rng.getstate() if rng else None
+    prompt, chosen = render(spec, body, rng)
+    if rng and state:
+        rng.setstate(state)
+    try:
+        rejected = render(spec, {"input": body["input"], "output": body["rejected"]}, rng)[1]
+    except KeyError as error:
+        raise ValueError(f"not a preference: {error} is missing") from error
+    if chosen == rejected:
+        raise ValueError("not a preference: chosen and rejected are the same")
+    return prompt, chosen, rejected
+
+
 def ask(spec: TaskSpec, given: Mapping[str, Any], rng: random.Random | None = None) -> Prompt:
     """The prompt of `render`, for an input whose output is to be found."""
     if spec.task == "classify":

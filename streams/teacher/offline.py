@@ -15,7 +15,7 @@ from distilabel.typing import FormattedInput, GenerateOutput
 from runtime.ids import digest
 from streams.teacher.questions import PASSAGE
 
-NAME = "offline-extractive-1"
+NAME = "offline-extractive-2"
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n{2,}")
 WORD = re.compile(r"[A-Za-z][A-Za-z-]{3,}")
 STOP = frozenset(
@@ -30,26 +30,27 @@ FRAMES = (
 
 
 def questions(passage: str, count: int) -> list[tuple[str, str]]:
-    """Up to `count` (question, answer) pairs; each answer is a sentence of `passage`."""
+    """Up to `count` (question, answer) pairs, two an answer; each answer is a sentence of `passage`."""
     sentences = [" ".join(s.split()) for s in SENTENCE.split(passage)]
     sentences = [s for s in dict.fromkeys(sentences) if 40 <= len(s) <= 240 and s[0].isalnum() and s[-1] in ".!?"]
     frequency = Counter(w.lower() for s in sentences for w in WORD.findall(s))
-    pairs = []
+    found = []
     for sentence in sentences:
         words = [w for w in dict.fromkeys(WORD.findall(sentence)) if w.lower() not in STOP and frequency[w.lower()] == 1]
         if len(words) < 2:
             continue
         rarest = sorted(words, key=lambda w: (-len(w), w))[:2]
         topic = " ".join(w if w.isupper() else w.lower() for w in sorted(rarest, key=sentence.index))
-        frame = FRAMES[int(digest(sentence), 16) % len(FRAMES)]
-        pairs.append((frame.format(topic=topic), sentence))
-    return sorted(pairs, key=lambda pair: digest(*pair))[:count]
+        first = int(digest(sentence), 16)
+        frames = (FRAMES[first % len(FRAMES)], FRAMES[(first + 1 + first // len(FRAMES) % (len(FRAMES) - 1)) % len(FRAMES)])
+        found.append([(frame.format(topic=topic), sentence) for frame in frames])
+    return [pair for pairs in sorted(found, key=lambda pairs: digest(*pairs[0])) for pair in pairs][:count]
 
 
 class OfflineTeacher(AsyncLLM):
     """distilabel LLM that answers `PassageQuestions` prompts by rule."""
 
-    count: int = 3
+    count: int = 6
 
     def load(self) -> None:
         super().load()

@@ -11,7 +11,7 @@ from distilabel.steps.tasks import Task
 from distilabel.typing import ChatType, StepColumns
 from pydantic import Field
 
-PROMPT_VERSION = "questions-1"
+PROMPT_VERSION = "questions-2"
 PASSAGE = re.compile(r"<passage>\n(.*)\n</passage>", re.DOTALL)
 INSTRUCTION = """Write up to {count} questions that a customer could ask and that this passage answers. The answer must be copied from the passage word for word.
 Reply with a JSON list and nothing else: [{{"question": "...", "answer": "..."}}]
@@ -33,7 +33,7 @@ class QuestionAnswer:
 class PassageQuestions(Task):
     """distilabel task: `passage`, `heading` in, `questions` out; None where the reply can't be read."""
 
-    count: int = Field(3, ge=1)
+    count: int = Field(6, ge=1)
 
     @property
     def inputs(self) -> StepColumns:

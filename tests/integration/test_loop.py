@@ -5,116 +5,36 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from loom.client import Answered, Client
-from loom.embedded.kafka import free_port
+from loom.client import Answered
 from loom.frames import Frames
 from runtime.kafka import Outgoing
-from runtime.objects import Objects
-from runtime.project import Project, load_project
 from schemas.codec import Codec
 from schemas.events import AdapterEvent, CompletionStatus, DeadLetter, Request, RequestCompleted, Result, ResultStatus
 from tests.support.kafka import publish, read_all
+from tests.support.live import EXAMPLE, Live, running
 
 pytestmark = pytest.mark.timeout(1500)
-ROOT = Path(__file__).parents[2]
-PROJECT = ROOT / "examples/pebblewire/loom.toml"
 MESSAGE = "I'm frustrated with the login error, can you reset my password?"
 CODEC = Codec()
-
-
-class Live:
-    """A running system with trained adapters, driven through its command and its clients."""
-
-    def __init__(self, data: Path) -> None:
-        self.data = data
-        self.environment = os.environ | {"LOOM_PROJECT": str(PROJECT), "LOOM_DATA": str(data), "LOOM_BROKER_PORT": str(free_port()), "LOOM_HTTP_PORT": str(free_port())}
-        self.url = f"http://127.0.0.1:{self.environment['LOOM_HTTP_PORT']}"
-        self.project: Project = load_project(PROJECT)
-        self._log = (data.parent / "up.log").open("w")
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", "loom", "up"], env=self.environment, cwd=ROOT, stdout=self._log, stderr=self._log)
-        self._until(lambda: (self.data / "connection.json").exists() and (self.data / "connection.json").read_text(), 120, "loom up to start")
-        self.broker: str = json.loads((self.data / "connection.json").read_text())["broker"]
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(120)
-
-    def loom(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "loom", *arguments], env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False)
-
-    def until_live(self, adapters: set[str], seconds: float) -> None:
-        self._until(lambda: adapters <= self.serving(), seconds, f"{adapters} to go live")
-
-    def serving(self) -> set[str]:
-        try:
-            return set(httpx.get(f"{self.url}/readyz").json()["adapters"])
-        except httpx.TransportError:
-            return set()
-
-    def ask(self, text: str, adapter_id: str | None = None) -> Answered:
-        async def run() -> Answered:
-            async with Client(self.project, self.broker, Objects((self.data / "objects").as_uri())) as client:
-                return await client.ask(text, {"user_id": "current"}, adapter_id, timeout_seconds=90)
-
-        return asyncio.run(run())
-
-    def read(self, topic: str, kind: type) -> list[Any]:
-        return [CODEC.decode(kind, r.value) for r in asyncio.run(read_all(self.broker, topic))]
-
-    def send(self, topic: str, key: bytes, value: bytes) -> None:
-        asyncio.run(publish(self.broker, [Outgoing(topic, key, value)]))
-
-    def worker_pid(self, name: str) -> int:
-        import psutil
-
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return next(c.pid for c in children if c.cmdline()[-2:] == ["worker", name])
-
-    def _until(self, done: Any, seconds: float, what: str) -> None:
-        end = time.monotonic() + seconds
-        while not done():
-            if time.monotonic() > end or self.process.poll() is not None:
-                logs = "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-1500:]}" for p in sorted((self.data / "logs").glob("*.log")))
-                raise AssertionError(f"waited {seconds:.0f} s for {what}\n{logs}")
-            time.sleep(1)
+ADAPTERS = {"tool", "classifier", "ner", "chat"}
 
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    # not below pytest's own folder: each start of pytest closes that to other users, and PostgreSQL runs as one under root
-    folder = Path(tempfile.mkdtemp(prefix="loom-test-"))
-    system = Live(folder / "data")
-
-    async def feed() -> None:
-        async with Client(system.project, system.broker, Objects((system.data / "objects").as_uri())) as client:
-            await client.publish_labels(Frames(ROOT / "examples/pebblewire/frames.toml").labels())
-
-    try:
-        asyncio.run(feed())
-        assert system.loom("publish", str(PROJECT.parent / "docs")).returncode == 0
-        system.until_live({"tool", "classifier"}, 900)
+    with running(EXAMPLE) as system:
+        system.publish_labels(Frames(EXAMPLE.parent / "frames.toml").labels())
+        assert system.loom("publish", str(EXAMPLE.parent / "docs")).returncode == 0
+        system.until_live(ADAPTERS, 1200)
         yield system
-    finally:
-        if system.process.poll() is None:
-            system.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def outputs(answered: Answered) -> dict[str | None, Any]:
@@ -135,11 +55,21 @@ def test_the_status_of_a_ticket_reaches_the_tool_adapter_with_its_number(live: L
 
 def test_a_version_beats_the_base_and_says_by_how_much(live: Live) -> None:
     versions = [e.version for e in live.read("adapters", AdapterEvent) if e.version]
-    assert {v.engine_name.split("@")[0] for v in versions} == {"tool", "classifier"}
+    assert {v.engine_name.split("@")[0] for v in versions} == ADAPTERS | {"base"}
     for version in versions:
         metric = next(m for m in version.metrics if f"base_{m}" in version.metrics)
-        assert version.metrics[metric] > version.metrics[f"base_{metric}"]
-        assert version.metrics["valid_share"] == 1.0
+        better = version.metrics[metric] > version.metrics[f"base_{metric}"]
+        assert better if metric != "perplexity" else not better
+        assert version.metrics.get("valid_share", 1.0) == 1.0
+        assert version.base_epoch == (0 if version.engine_name.startswith("base@") else 1)
+
+
+def test_dpo_is_tried_and_the_better_answers_are_published(live: Live) -> None:
+    for version in (e.version for e in live.read("adapters", AdapterEvent) if e.version):
+        name = version.engine_name.split("@")[0]
+        metric = next(m for m in version.metrics if f"base_{m}" in version.metrics)
+        assert (f"dpo_{metric}" in version.metrics) == (name in ("tool", "chat"))
+        assert version.metrics[metric] == max(version.metrics.get(f"{way}_{metric}", version.metrics[metric]) for way in ("sft", "dpo"))
 
 
 def test_two_intents_are_two_calls(live: Live) -> None:
@@ -204,7 +134,7 @@ def test_foreign_bytes_on_requests_are_parked(live: Live) -> None:
 
 def test_the_command_reads_the_projection(live: Live) -> None:
     rows = json.loads(live.loom("adapters", "--json").stdout)
-    assert {(r["adapter"], r["live"]) for r in rows} == {("tool", True), ("classifier", True)}
+    assert {(r["adapter"], r["live"]) for r in rows} == {("base", True), *((name, True) for name in ADAPTERS)}
     assert {r["status"] for r in json.loads(live.loom("runs", "--json").stdout)} == {"published"}
     asked = json.loads(live.loom("ask", MESSAGE, "--json").stdout)
     assert asked["status"] == "ok"
@@ -213,9 +143,9 @@ def test_the_command_reads_the_projection(live: Live) -> None:
 
 def test_publishing_the_same_tree_twice_changes_nothing(live: Live) -> None:
     before = len(asyncio.run(read_all(live.broker, "revisions")))
-    assert live.loom("publish", str(PROJECT.parent / "docs")).stdout.strip() == "6 documents published"
+    assert live.loom("publish", str(EXAMPLE.parent / "docs")).stdout.strip() == "21 documents published"
     time.sleep(3)
-    assert len(asyncio.run(read_all(live.broker, "revisions"))) == before == 6
+    assert len(asyncio.run(read_all(live.broker, "revisions"))) == before == 21
 
 
 @pytest.mark.parametrize("worker", ["inference", "chunk", "coordinator", "projection"])
@@ -239,6 +169,6 @@ def test_a_killed_worker_comes_back_and_nothing_is_lost_or_doubled(live: Live, w
 def test_a_second_start_goes_on_where_the_first_stopped(live: Live) -> None:
     assert live.stop() == 0
     live.start()
-    live.until_live({"tool", "classifier"}, 180)
+    live.until_live(ADAPTERS, 180)
     assert outputs(live.ask(MESSAGE)) == {"classifier": "NEGATIVE", "tool": {"tool": "reset_password_flow", "user_id": "current"}}
     assert {r["version"] for r in json.loads(live.loom("adapters", "--json").stdout)} == {1}

@@ -1,18 +1,18 @@
 """Tokenizer and token streams of the base model.
 
-    python -m models.base.build.corpus DATA_DIR OUT_DIR
+    python -m models.base.build.corpus DATA_DIR OUT_DIR [--tokenizer FOLDER]
 
 Reads the licensed texts of DATA_DIR (rows under a share-alike, non-commercial or research licence are left out of
-training), trains a byte-level BPE of 4,096 pieces with single digits, and writes one uint16 token array a source and
-part. Held-out rows are the first of each shuffled list (seed 0).
+training), trains a byte-level BPE of 4,096 pieces with single digits (or takes the one in FOLDER, to train a model on),
+and writes one uint16 token array a source and part. Held-out rows are the first of each shuffled list (seed 0).
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import random
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,13 +165,18 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def main(data: Path, out: Path) -> None:
+def fresh_tokenizer(texts: dict[str, tuple[list[str], int]]) -> Tokenizer:
+    """A tokenizer trained on a share of each source."""
+    shares = {"books": (40, 200_000), "dialogues": (2400, 4000), "docs": (700, 20_000), "rules": (6000, 4000), "labelled": (4000, 3000), "conversations": (300, 4000)}
+    sample = [text[:limit] for name, (many, limit) in shares.items() for text in texts[name][0][texts[name][1] :][:many]]
+    return train_tokenizer(sample)
+
+
+def main(data: Path, out: Path, existing: Path | None) -> None:
     """Writes the tokenizer, its configuration and the token arrays."""
     out.mkdir(parents=True, exist_ok=True)
     texts = sources(data)
-    shares = {"books": (40, 200_000), "dialogues": (2400, 4000), "docs": (700, 20_000), "rules": (6000, 4000), "labelled": (4000, 3000), "conversations": (300, 4000)}
-    sample = [text[:limit] for name, (many, limit) in shares.items() for text in texts[name][0][texts[name][1] :][:many]]
-    tokenizer = train_tokenizer(sample)
+    tokenizer = Tokenizer.from_file(str(existing / "tokenizer.json")) if existing else fresh_tokenizer(texts)
     tokenizer.save(str(out / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|bos|>", "eos_token": "<|end|>", "pad_token": "<|pad|>", "model_max_length": 1024, "chat_template": TEMPLATE}
     (out / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
@@ -184,4 +189,9 @@ def main(data: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("data", type=Path)
+    arguments.add_argument("out", type=Path)
+    arguments.add_argument("--tokenizer", type=Path, help="folder of the model that is to be trained on")
+    given = arguments.parse_args()
+    main(given.data, given.out, given.tokenizer)

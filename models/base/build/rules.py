@@ -109,6 +109,7 @@ VALUES: dict[str, Callable[[random.Random], str]] = {
     "amount": lambda r: r.choice([f"{r.randint(2, 999)}", f"{r.randint(2, 99)}.{r.randint(10, 99)}", f"${r.randint(5, 500)}", f"{r.randint(5, 900)} euros"]),
     "item": lambda r: r.choice([r.choice(THINGS), f"{word(r)} {r.choice(THINGS)}", word(r)]),
     "reason": lambda r: r.choice(REASONS),
+    "text": lambda r: " ".join([r.choice(REASONS), *(r.choice([word(r), r.choice(THINGS), r.choice(CITIES).lower(), "and", "the", "in", "of"]) for _ in range(r.randint(0, 8)))]),
 }
 # kind of value -> (argument names, ways to put the value into a request)
 ARGUMENTS: dict[str, tuple[list[str], list[str]]] = {
@@ -120,6 +121,7 @@ ARGUMENTS: dict[str, tuple[list[str], list[str]]] = {
     "amount": (["amount", "sum", "price", "limit"], [" of {v}", " for {v}", " up to {v}", ", {v} in total"]),
     "item": (["item", "product", "thing", "device"], [" for the {v}", " of my {v}", " about the {v}", " - the {v}"]),
     "reason": (["reason", "note", "comment", "details"], [" because {v}", ", {v}", " since {v}", ": {v}"]),
+    "text": (["subject", "title", "message", "description", "body", "text"], [": {v}", " saying {v}", " about {v}", " - {v}", " that says {v}", ' "{v}"']),
 }
 OPENINGS = ["", "", "", "can you ", "could you please ", "please ", "I want to ", "I need to ", "I'd like to ", "hi, ", "hey can u ", "how do I ", "help me ", "I have to ", "would you ", "time to ", "let's ", "pls ", "hello! I would like to ", "is it possible to ", "go ahead and "]
 CLOSINGS = ["", "", "", "", ".", "?", "!", " please", ", thanks", " asap.", " thank you!", " right now", " if you can"]

@@ -1,10 +1,10 @@
-"""Pre-trains the base model for a fixed time, on a CPU or a GPU.
+"""Pre-trains the base model, on a CPU or a GPU; what was cut off goes on when started again.
 
-    python -m models.base.build.train TOKENS_DIR OUT_DIR MINUTES [--batch 32]
+    python -m models.base.build.train TOKENS_DIR OUT_DIR MILLION_TOKENS [--rows 32] [--start-from FOLDER]
 
 Pure bfloat16 weights with float32 masters; Muon for the hidden matrices (Jordan et al. 2024, with the update scaled to
-AdamW's RMS as in Liu et al. 2025, arXiv:2502.16982), AdamW for embeddings and norms; constant rate for half the time,
-then linear to zero. Writes a Hugging Face Llama folder every ten minutes and at the end.
+AdamW's RMS as in Liu et al. 2025, arXiv:2502.16982), AdamW for embeddings and norms; constant rate for half of the steps,
+then linear to zero. Writes a Hugging Face Llama folder.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 VOCABULARY, HIDDEN, LAYERS, INNER, HEADS, CONTEXT = 4096, 256, 8, 704, 4, 512
@@ -108,6 +109,20 @@ class Masters:
             for copy, weight in zip(self.copies, self.weights, strict=True):
                 weight.copy_(copy)
 
+    def state(self, step: int) -> dict[str, Any]:
+        """All that `restore` needs; `step` steps are done."""
+        return {"step": step, "copies": self.copies, "optimisers": [optimiser.state_dict() for optimiser in self.optimisers]}
+
+    def restore(self, state: dict[str, Any]) -> int:
+        """Goes back to `state`; the number of steps that were done."""
+        with torch.no_grad():
+            for copy, weight, saved in zip(self.copies, self.weights, state["copies"], strict=True):
+                copy.copy_(saved)
+                weight.copy_(saved)
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        return int(state["step"])
+
 
 def rotary(device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the positions, (sequence, head / 2)."""
@@ -116,7 +131,7 @@ def rotary(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def rate_at(share: float) -> float:
-    """The learning rate after `share` of the time."""
+    """The learning rate after `share` of the steps."""
     if share < WARM:
         return PEAK * share / WARM
     return PEAK if share < 0.5 else max(1e-5, PEAK * (1 - share) / 0.5)
@@ -135,14 +150,19 @@ def perplexities(model: Model, held: dict[str, np.ndarray], cos: Tensor, sin: Te
     return out
 
 
-def save(model: Model, out: Path) -> None:
-    """`model` as a Hugging Face Llama folder."""
+def named_weights(model: Model) -> dict[str, Tensor]:
+    """The weights under the names of Hugging Face's Llama."""
     names = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj", "gate": "mlp.gate_proj",
              "up": "mlp.up_proj", "down": "mlp.down_proj", "n1": "input_layernorm", "n2": "post_attention_layernorm"}  # fmt: skip
     weights = {"model.embed_tokens.weight": model.embed.weight, "model.norm.weight": model.norm.weight}
     for i, block in enumerate(model.blocks):
         weights |= {f"model.layers.{i}.{names[n.partition('.')[0]]}.weight": w for n, w in block.named_parameters()}
-    tensors = {name: weight.detach().cpu().contiguous().clone() for name, weight in weights.items()}
+    return weights
+
+
+def save(model: Model, out: Path) -> None:
+    """`model` as a Hugging Face Llama folder."""
+    tensors = {name: weight.detach().cpu().contiguous().clone() for name, weight in named_weights(model).items()}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": INNER,
@@ -152,41 +172,65 @@ def save(model: Model, out: Path) -> None:
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
-def train(source: Path, out: Path, minutes: float, batch_rows: int) -> None:
-    """Trains for `minutes` and writes model, configuration, tokenizer and `training.json` to `out`."""
+def load(model: Model, folder: Path) -> None:
+    """Puts the weights that `save` wrote to `folder` into `model`."""
+    tensors = load_file(folder / "model.safetensors")
+    with torch.no_grad():
+        for name, weight in named_weights(model).items():
+            weight.copy_(tensors[name])
+
+
+def batch_at(step: int, data: dict[str, np.ndarray], rows: int) -> Tensor:
+    """The windows of `step`, (rows, CONTEXT + 1): a function of the step, so that a resumed run reads on."""
+    rng = np.random.default_rng([0, step])
+    counts = rng.multinomial(rows, list(MIX.values()))
+    starts = [(data[name], i) for name, n in zip(MIX, counts, strict=True) for i in rng.integers(0, len(data[name]) - CONTEXT - 1, n)]
+    return torch.from_numpy(np.stack([tokens[i : i + CONTEXT + 1] for tokens, i in starts]).astype(np.int64))
+
+
+def train(source: Path, out: Path, million_tokens: float, rows: int, start_from: Path | None) -> None:
+    """Trains on `million_tokens` and writes model, configuration, tokenizer and `training.json` to `out`.
+
+    A run that was cut off goes on from `out/checkpoint.pt`, at most five minutes back.
+    """
     out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    rng = np.random.default_rng(0)
     data = {name: np.load(source / f"{name}.train.npy", mmap_mode="r") for name in MIX}
     held = {name: np.load(source / f"{name}.val.npy") for name in MIX}
     model = Model().to(device, torch.bfloat16)
+    if start_from:
+        load(model, start_from)
     masters, step_loss = Masters(model), torch.compile(model)
     cos, sin = rotary(device)
-    start = last_report = last_save = time.monotonic()
-    steps, mean = 0, 0.0
-    while (elapsed := time.monotonic() - start) < minutes * 60:
-        counts = rng.multinomial(batch_rows, list(MIX.values()))
-        starts = [(data[name], i) for name, n in zip(MIX, counts, strict=True) for i in rng.integers(0, len(data[name]) - CONTEXT - 1, n)]
-        batch = torch.from_numpy(np.stack([tokens[i : i + CONTEXT + 1] for tokens, i in starts]).astype(np.int64)).to(device)
+    steps, first, checkpoint = round(million_tokens * 1e6 / (rows * CONTEXT)), 0, out / "checkpoint.pt"
+    if checkpoint.exists():
+        first = masters.restore(torch.load(checkpoint, weights_only=True, map_location=device))
+    began = last_report = last_save = time.monotonic()
+    mean = 0.0
+    for step in range(first, steps):
+        batch = batch_at(step, data, rows).to(device)
         loss = step_loss(batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), cos, sin)
         loss.backward()
-        masters.step(rate_at(elapsed / (minutes * 60)))
-        steps += 1
-        mean = loss.item() if steps == 1 else 0.98 * mean + 0.02 * loss.item()
+        masters.step(rate_at(step / steps))
+        mean = loss.item() if step == first else 0.98 * mean + 0.02 * loss.item()
         if time.monotonic() - last_report > 120:
             last_report = time.monotonic()
-            tokens_seen = steps * batch_rows * CONTEXT
-            print(f"{elapsed / 60:.1f} min, step {steps}, {tokens_seen / 1e6:.1f} M tokens, {tokens_seen / elapsed:.0f}/s, loss {mean:.3f}, {perplexities(model, held, cos, sin)}", flush=True)
-        if time.monotonic() - last_save > 600:
+            rate = (step + 1 - first) * rows * CONTEXT / (last_report - began)
+            print(f"step {step + 1} of {steps}, {rate:.0f} tokens/s, loss {mean:.3f}, {perplexities(model, held, cos, sin)}", flush=True)
+        if time.monotonic() - last_save > 300:
             last_save = time.monotonic()
-            save(model, out)
+            torch.save(masters.state(step + 1), out / "checkpoint.new")
+            (out / "checkpoint.new").replace(checkpoint)
     save(model, out)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(source / name, out / name)
+    before = json.loads((start_from / "training.json").read_text())["tokens"] if start_from else 0
     parameters = sum(w.numel() for w in model.parameters())
-    report = {"steps": steps, "tokens": steps * batch_rows * CONTEXT, "minutes": minutes, "device": device.type, "parameters": parameters, "mix": MIX, "perplexity": perplexities(model, held, cos, sin)}
+    tokens = before + steps * rows * CONTEXT
+    report = {"steps": steps, "tokens": tokens, "device": device.type, "parameters": parameters, "mix": MIX, "perplexity": perplexities(model, held, cos, sin)}
     (out / "training.json").write_text(json.dumps(report, indent=1) + "\n")
+    checkpoint.unlink(missing_ok=True)
     print(json.dumps(report))
 
 
@@ -194,7 +238,8 @@ if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("source", type=Path)
     arguments.add_argument("out", type=Path)
-    arguments.add_argument("minutes", type=float)
-    arguments.add_argument("--batch", type=int, default=32, help="windows a step")
+    arguments.add_argument("million_tokens", type=float)
+    arguments.add_argument("--rows", type=int, default=32, help="windows a step")
+    arguments.add_argument("--start-from", type=Path, help="folder of a model of this shape and tokenizer to train on")
     given = arguments.parse_args()
-    train(given.source, given.out, given.minutes, given.batch)
+    train(given.source, given.out, given.million_tokens, given.rows, given.start_from)

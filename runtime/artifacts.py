@@ -1,0 +1,45 @@
+"""The files of a version: an adapter's, or a base's. Written once by its run, fetched by whoever trains on it or serves it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.errors import InvalidInput
+from runtime.objects import Objects
+from schemas.events import AdapterVersion, ArtifactFile, ClaimCheck
+
+PLAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9@._-]*$")
+
+
+async def store(objects: Objects, prefix: str, folder: Path, names: Sequence[str]) -> tuple[ArtifactFile, ...]:
+    """Writes the files `names` of `folder` under `prefix`. Raises Transient when the store can't take one."""
+    files = []
+    for name in names:
+        data = (folder / name).read_bytes()
+        await objects.put(f"{prefix}/{name}", data)
+        files.append(ArtifactFile(path=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data)))
+    return tuple(files)
+
+
+async def fetch(version: AdapterVersion, objects: Objects, folder: Path) -> Path:
+    """The files of `version` in a folder of its engine name below `folder`; one that is there was verified when it came.
+
+    Raises:
+        InvalidInput: a name is no plain file name.
+        IntegrityError: a file is not what the registry says, or lies outside of the store.
+    """
+    if odd := next((name for name in (version.engine_name, *(file.path for file in version.files)) if not PLAIN_NAME.match(name)), None):
+        raise InvalidInput(f"{version.engine_name}: {odd!r} is no plain file name")
+    target, partial = folder / version.engine_name, folder / f"{version.engine_name}.partial"
+    if not target.exists():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for file in version.files:
+            check = ClaimCheck(uri=f"{version.artifact_uri}/{file.path}", sha256=file.sha256, size_bytes=file.size_bytes)
+            (partial / file.path).write_bytes(await objects.claim(check))
+        partial.rename(target)
+    return target

@@ -1,0 +1,19 @@
+"""What training hands over to be published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainers.gate import Verdict
+
+MANIFEST = "manifest.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", MANIFEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What training left in its folder: the files to publish (the first are weights), the scores, the gate's word."""
+
+    files: tuple[str, ...]
+    metrics: dict[str, float]
+    verdict: Verdict

@@ -1,0 +1,51 @@
+"""Direct preference optimisation of an SFT adapter, with TRL (Rafailov et al. 2023, arXiv:2305.18290).
+
+The reference is the SFT adapter itself, which TRL keeps as a second, frozen one. The chosen answers' own loss is added
+(Pang et al. 2024, arXiv:2404.19733, section 2), since DPO alone may lower the likelihood of chosen answers too and
+collapse; whether it did is for the gate to judge, on generated text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.project import Dpo, Recipe
+from runtime.tasks.prompt import load_tokenizer
+from trainers.base_model import load_model
+from trainers.sft import Progress, common_arguments, reporter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+BATCH = 8
+Pair = tuple[list[int], list[int], list[int]]
+
+
+def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: Dpo, folder: Path, progress: Progress) -> PeftModel:
+    """The adapter in `adapter` trained on (prompt ids, chosen ids, rejected ids); saved to `folder` as PEFT does."""
+    from datasets import Dataset
+    from peft import PeftModel
+    from trl import DPOConfig, DPOTrainer
+
+    class OurTokens(DPOTrainer):
+        """Takes token ids as the one renderer made them."""
+
+        def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+            return dataset
+
+    fitting = [pair for pair in pairs if len(pair[0]) + max(len(pair[1]), len(pair[2])) <= recipe.max_tokens][: dpo.max_pairs]
+    columns = {name: [pair[i] for pair in fitting] for i, name in enumerate(("prompt_ids", "chosen_ids", "rejected_ids"))}
+    model = PeftModel.from_pretrained(load_model(base), str(adapter), is_trainable=True)
+    arguments = DPOConfig(
+        **common_arguments(folder, recipe), num_train_epochs=1, learning_rate=dpo.learning_rate, per_device_train_batch_size=BATCH, beta=dpo.beta,
+        loss_type=["sigmoid", "sft"], loss_weights=[1.0, dpo.sft_weight], max_length=recipe.max_tokens,
+    )  # fmt: skip
+    trainer = OurTokens(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), callbacks=[reporter(progress)])
+    trainer.train()
+    trained = trainer.model
+    assert isinstance(trained, PeftModel)
+    trained.delete_adapter("ref")
+    trained.save_pretrained(folder, safe_serialization=True)
+    return trained

@@ -1,0 +1,70 @@
+"""An adapter forked from a base epoch: SFT, then DPO where it is declared; judged by its answers to held-out examples."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.project import Adapter
+from runtime.tasks.prompt import completion_ids, load_tokenizer, prompt_ids
+from runtime.tasks.samples import TaskSpec, render, render_pair
+from schemas.events import Split
+from trainers import dpo, sft
+from trainers.artifact import ADAPTER_FILES, Made
+from trainers.base_model import load_model
+from trainers.evaluate import Evaluation, evaluate
+from trainers.gate import judge
+from trainers.sft import Progress
+from trainers.snapshot import Row
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+MAX_HELD_OUT = 400
+
+
+def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, folder: Path, progress: Progress) -> Made:
+    """The adapter of `rows` in `folder`, with its scores beside the base's and the live version's (in `live`) on the same examples."""
+    tokenizer, spec = load_tokenizer(base), adapter.spec
+    held_out = [row for row in rows if row.split is Split.EVALUATION and not row.is_pair][:MAX_HELD_OUT]
+    learn = [_tokens(spec, row, tokenizer, adapter.recipe.seed) for row in rows if row.split is Split.TRAIN and not row.is_pair]
+    model = sft.train(base, learn, adapter.recipe, folder / "sft", progress)
+    candidate = evaluate(model, tokenizer, spec, held_out)
+    with model.disable_adapter():
+        alone = evaluate(model, tokenizer, spec, held_out)
+    metric, chosen, metrics = candidate.metric, folder / "sft", {}
+    pairs = [_pair(spec, row, tokenizer, adapter.recipe.seed) for row in rows if row.split is Split.TRAIN and row.is_pair]
+    if adapter.dpo and pairs:
+        aligned = dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", progress)
+        after = evaluate(aligned, tokenizer, spec, held_out)
+        metrics = {f"sft_{metric}": candidate.score, f"dpo_{metric}": after.score, "pairs": float(len(pairs))}
+        if after.score >= candidate.score:
+            candidate, chosen = after, folder / "dpo"
+    serving = _live(base, live, tokenizer, spec, held_out) if live else None
+    for name in ADAPTER_FILES:
+        if (chosen / name).exists():
+            shutil.copy(chosen / name, folder / name)
+    metrics |= {metric: candidate.score, f"base_{metric}": alone.score, "valid_share": candidate.valid_share, "held_out": float(candidate.count)}
+    return Made(ADAPTER_FILES, metrics | ({f"live_{metric}": serving.score} if serving else {}), judge(adapter.gate, candidate, alone, serving))
+
+
+def _live(base: str, folder: Path, tokenizer: Any, spec: TaskSpec, held_out: Sequence[Row]) -> Evaluation:
+    from peft import PeftModel
+
+    model: PeftModel = PeftModel.from_pretrained(load_model(base), str(folder))
+    return evaluate(model, tokenizer, spec, held_out)
+
+
+def _tokens(spec: TaskSpec, row: Row, tokenizer: Any, seed: int) -> sft.Tokens:
+    """Prompt and completion ids; what is on offer is shuffled by a seed of the example's own."""
+    prompt, completion = render(spec, row.body, random.Random(f"{seed}:{row.example_id}"))
+    return prompt_ids(tokenizer, prompt), completion_ids(tokenizer, completion)
+
+
+def _pair(spec: TaskSpec, row: Row, tokenizer: Any, seed: int) -> dpo.Pair:
+    """Prompt, chosen and rejected ids."""
+    prompt, chosen, rejected = render_pair(spec, row.body, random.Random(f"{seed}:{row.example_id}"))
+    return prompt_ids(tokenizer, prompt), completion_ids(tokenizer, chosen), completion_ids(tokenizer, rejected)

@@ -1,0 +1,77 @@
+"""Continued pre-training of the base on the documents, with LoRA, merged into a Domain-Base.
+
+Merged, since new epochs serve as one model that adapters are forked from (Gururangan et al. 2020, arXiv:2004.10964:
+adapt to the domain first, then to the task).
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.project import Cpt
+from runtime.tasks.prompt import load_tokenizer
+from schemas.events import Split
+from trainers.artifact import MANIFEST, Made
+from trainers.gate import judge_base
+from trainers.sft import Progress, train
+from trainers.snapshot import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+def make(cpt: Cpt, base: str, rows: Sequence[Row], folder: Path, progress: Progress) -> Made:
+    """The Domain-Base of `rows` in `folder`: weights, configuration, tokenizer."""
+    import torch
+
+    tokenizer, size = load_tokenizer(base), cpt.recipe.max_tokens
+    learn = list(windows(tokenizer, [row for row in rows if row.split is Split.TRAIN], size))
+    held_out = list(windows(tokenizer, [row for row in rows if row.split is Split.EVALUATION], size))
+    model = train(base, [([], window) for window in learn], cpt.recipe, folder / "lora", progress)
+    with model.disable_adapter():
+        before = losses(model, held_out)
+    merged = model.merge_and_unload()
+    after = losses(merged, held_out)
+    merged.to(torch.bfloat16).save_pretrained(folder, safe_serialization=True)
+    for name in TOKENIZER_FILES:
+        if (Path(base) / name).exists():
+            shutil.copy(Path(base) / name, folder / name)
+    verdict = judge_base(before, after)
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    weights = [name for name in names if name.endswith(".safetensors")]
+    files = (*weights, *(name for name in names if name not in weights), MANIFEST)
+    metrics = {"perplexity": perplexity(after), "base_perplexity": perplexity(before), "held_out": float(len(held_out))} if held_out else {"held_out": 0.0}
+    return Made(files, metrics, verdict)
+
+
+def windows(tokenizer: Any, rows: Sequence[Row], size: int) -> Iterator[list[int]]:
+    """The texts of `rows`, each closed by an end token, packed into windows of `size` tokens; the last may be shorter."""
+    texts = (tokenizer.encode(str(row.body["output"]["text"]), add_special_tokens=False) for row in rows)
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    stream = list(chain.from_iterable([*start, *ids, tokenizer.eos_token_id] for ids in texts))
+    yield from (stream[at : at + size] for at in range(0, len(stream), size) if len(stream[at : at + size]) > 1)
+
+
+def losses(model: PreTrainedModel, held_out: Sequence[list[int]]) -> list[float]:
+    """Mean cross entropy of each window, in nats a token."""
+    import torch
+
+    model.eval()
+    out = []
+    with torch.inference_mode():
+        for window in held_out:
+            ids = torch.tensor([window], device=model.device)
+            out.append(float(model(input_ids=ids, labels=ids).loss))
+    return out
+
+
+def perplexity(nats: Sequence[float]) -> float:
+    """Per token, each window counting the same."""
+    return math.exp(sum(nats) / len(nats))
