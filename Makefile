@@ -39,9 +39,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+COMPILE := $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev
 lock: $(UV)
 	echo "torch==2.13.0" > var/overrides.txt
-	$(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev --override var/overrides.txt pyproject.toml --output-file requirements-cpu.txt
+	$(COMPILE) --extra cpu --override var/overrides.txt pyproject.toml --output-file requirements-cpu.txt
+	$(COMPILE) --extra gpu --only-binary vllm pyproject.toml --output-file requirements-gpu.txt
 
 clean:
 	rm -rf var $(VENV)

@@ -12,10 +12,11 @@ from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference.residency import Residency
-from inference.service import MAX_TEXT_CHARACTERS, Answer, Service
+from inference.service import DECLARED, MAX_TEXT_CHARACTERS, Answer, Offer, Service
 from runtime.errors import Transient
 from runtime.event_writer import Entry, EventWriter
 from runtime.ids import digest
+from runtime.project import ToolDeclaration
 from schemas.events import Request, Result, ResultStatus
 from schemas.topics import COMPLETED, REQUESTS
 
@@ -31,12 +32,14 @@ class Ask(BaseModel):
 
 
 class Generate(BaseModel):
-    """A message for one adapter."""
+    """A message for one adapter; the caller may put other labels (entity types) or tools on offer than the declared ones."""
 
     model_config = ConfigDict(extra="forbid")
     adapter_id: str = Field(max_length=64)
     prompt: str = Field(min_length=1, max_length=MAX_TEXT_CHARACTERS)
     context: dict[str, str] = Field(default_factory=lambda: {"user_id": "current"})
+    labels: tuple[str, ...] | None = Field(None, min_length=1, max_length=256)
+    tools: tuple[ToolDeclaration, ...] | None = Field(None, max_length=64)
 
 
 class Recorder:
@@ -65,9 +68,9 @@ def build_api(service: Service, residency: Residency, recorder: Recorder) -> Fas
     """The application."""
     app = FastAPI(title="loraloom")
 
-    async def serve(request: Request) -> Answer:
+    async def serve(request: Request, offer: Offer = DECLARED) -> Answer:
         try:
-            answer = await service.answer(request, int(time.time() * 1000))
+            answer = await service.answer(request, int(time.time() * 1000), offer)
         except Transient as error:
             raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from error
         await recorder.record(request, answer)
@@ -87,7 +90,8 @@ def build_api(service: Service, residency: Residency, recorder: Recorder) -> Fas
         """Asks one adapter."""
         request_id = uuid.uuid4().hex
         answer = await serve(
-            Request(request_id=request_id, conversation_id=request_id, text=body.prompt, context=body.context, tools=None, adapter_id=body.adapter_id, deadline_ms=None, served="http")
+            Request(request_id=request_id, conversation_id=request_id, text=body.prompt, context=body.context, tools=None, adapter_id=body.adapter_id, deadline_ms=None, served="http"),
+            Offer(body.labels, None if body.tools is None else tuple(t.tool for t in body.tools)),
         )
         if not answer.results:
             raise HTTPException(404, answer.completed.error)
@@ -102,8 +106,8 @@ def build_api(service: Service, residency: Residency, recorder: Recorder) -> Fas
 
     @app.get("/readyz")
     async def readyz(response: Response) -> dict[str, Any]:
-        """Ready when the registry has been read to its end and the engine answers; not while an epoch is being switched."""
-        response.status_code = 200 if residency.ready.is_set() else 503
-        return {"ready": residency.ready.is_set(), "epoch": residency.epoch, "adapters": {name: v.engine_name for name, v in residency.live().items()}}
+        """Ready unless an engine is being started: who asks then waits for it."""
+        response.status_code = 503 if residency.state == "starting" else 200
+        return {"state": residency.state, "epoch": residency.epoch, "adapters": {name: v.engine_name for name, v in residency.live().items()}}
 
     return app

@@ -64,16 +64,18 @@ class Residency:
     """Follows `adapters` and keeps the engine as epoch and aliases say. `refuse` is told of versions that may not serve."""
 
     def __init__(
-        self, project: Project, broker: str, make_engine: Callable[[str], Engine], objects: Objects, tokenizer: Any, folder: Path, refuse: Refuse, prefix: str = ""
-    ) -> None:
+        self, project: Project, broker: str, make_engine: Callable[[str], Engine], objects: Objects, tokenizer: Any, folder: Path, refuse: Refuse, prefix: str = "",
+        codec: Codec | None = None,
+    ) -> None:  # fmt: skip
         self._project, self._make_engine, self._objects, self._tokenizer, self._folder, self._refuse = project, make_engine, objects, tokenizer, folder, refuse
-        self._codec = Codec()
+        self._codec = codec or Codec()
         self._follower = Follower(broker, {prefix + ADAPTERS.name: ADAPTERS.partitions})
         self._known: dict[tuple[str, int], AdapterVersion] = {}
         self._wanted: dict[str, int] = {}
         self._wanted_epoch: BaseEpoch | None = None
         self._refused: set[str] = set()
         self._serving: _Serving | None = None
+        self._asked = False
         self._chores: set[asyncio.Task[None]] = set()
         self.ready = asyncio.Event()
         """Set while there is an engine that answers."""
@@ -83,13 +85,19 @@ class Residency:
         """The base epoch that serves."""
         return self._serving.epoch.epoch if self._serving else None
 
+    @property
+    def state(self) -> str:
+        """`serving`, `starting` (an engine, or another epoch), or `standby` until there is an adapter or somebody asks."""
+        return "serving" if self.ready.is_set() else "starting" if self._wanted or self._asked else "standby"
+
     def live(self) -> dict[str, AdapterVersion]:
         """Adapter to the version that its name stands for."""
         return dict(self._serving.live) if self._serving else {}
 
     @asynccontextmanager
     async def lease(self, adapter: str, version: int | None = None) -> AsyncIterator[Lease]:
-        """Engine and version for `adapter`, held meanwhile. Waits while no engine serves."""
+        """Engine and version for `adapter`, held meanwhile. Waits while no engine serves; the first to ask starts it."""
+        self._asked = True
         while (serving := self._serving) is None or not self.ready.is_set():
             await self.ready.wait()
         held = serving.live.get(adapter)
@@ -133,6 +141,8 @@ class Residency:
         if self._serving is not None and not self._serving.engine.healthy:
             log.error("engine.died", epoch=self.epoch)
             await self._end()
+        if self._serving is None and self.state == "standby":
+            return
         if self._wanted_epoch is not None and (self._serving is None or self._serving.epoch != self._wanted_epoch):
             await self._switch_epoch(self._wanted_epoch)
         serving = self._serving

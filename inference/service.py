@@ -18,6 +18,7 @@ from runtime.project import Adapter, Project
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import prompt_ids
 from runtime.tasks.samples import TaskSpec, answer, ask
+from runtime.tasks.tool import Tool
 from schemas.events import CompletionStatus, Request, RequestCompleted, Result, ResultReference, ResultStatus
 from schemas.topics import BASE, result_topic
 
@@ -33,6 +34,17 @@ class Answer:
     completed: RequestCompleted
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a caller puts on offer in the place of what is declared; None leaves that as it is."""
+
+    labels: tuple[str, ...] | None = None
+    tools: tuple[Tool, ...] | None = None
+
+
+DECLARED = Offer()
+
+
 def task_input(task: str, text: str, context: Mapping[str, str]) -> dict[str, Any]:
     """A request's text as the input of a task; a chat answer may rest on the context's `passage`."""
     if task == "tool":
@@ -40,10 +52,10 @@ def task_input(task: str, text: str, context: Mapping[str, str]) -> dict[str, An
     return {"question": text, "passage": context.get("passage", "")} if task == "chat" else {"text": text}
 
 
-def allowed(adapter: Adapter, names: Sequence[str] | None) -> TaskSpec:
+def allowed(adapter: Adapter, names: Sequence[str] | None, offer: Offer = DECLARED) -> TaskSpec:
     """What the adapter may answer to a request that allows the tools `names`; text can't widen it."""
-    tools = [tool for tool in adapter.declared_tools if names is None or tool.name in names]
-    return TaskSpec(adapter.task, adapter.labels, tuple(tools))
+    tools = adapter.declared_tools if offer.tools is None else offer.tools
+    return TaskSpec(adapter.task, offer.labels or adapter.labels, tuple(tool for tool in tools if names is None or tool.name in names))
 
 
 class Service:
@@ -52,7 +64,7 @@ class Service:
     def __init__(self, project: Project, router: Router, residency: Residency, tokenizer: Any) -> None:
         self._project, self._router, self._residency, self._tokenizer = project, router, residency, tokenizer
 
-    async def answer(self, request: Request, now_ms: int) -> Answer:
+    async def answer(self, request: Request, now_ms: int, offer: Offer = DECLARED) -> Answer:
         """The answer to `request`; `now_ms` is the time in epoch milliseconds.
 
         Raises:
@@ -70,7 +82,7 @@ class Service:
         except InvalidInput as error:
             return self._closed(request, CompletionStatus.FAILED, str(error))
         route_ms = (time.perf_counter() - began) * 1000
-        results = await asyncio.gather(*(self._result(request, intents, i, version, route_ms) for i in range(len(intents))))
+        results = await asyncio.gather(*(self._result(request, intents, i, version, route_ms, offer) for i in range(len(intents))))
         return self._complete(request, intents, results)
 
     async def _intents(self, request: Request) -> tuple[list[Intent], str | None]:
@@ -81,7 +93,7 @@ class Service:
             raise InvalidInput(f"no adapter {request.adapter_id[:64]!r}: one of {', '.join(self._project.adapters)}, also with @version or @base")
         return [Intent(found.group(1), request.text, 1.0)], found.group(2)
 
-    async def _result(self, request: Request, intents: Sequence[Intent], index: int, version: str | None, route_ms: float) -> tuple[str, Result]:
+    async def _result(self, request: Request, intents: Sequence[Intent], index: int, version: str | None, route_ms: float, offer: Offer) -> tuple[str, Result]:
         intent = intents[index]
         declared = self._project.adapters[intent.adapter]
         async with self._residency.lease(intent.adapter, int(version) if version not in (None, BASE) else None) as lease:
@@ -92,7 +104,7 @@ class Service:
             else:
                 began = time.perf_counter()
                 try:
-                    output, confidence = await self._generate(lease.engine, declared, request, intent, held.engine_name if held else None)
+                    output, confidence = await self._generate(lease.engine, declared, request, intent, held.engine_name if held else None, offer)
                     status = ResultStatus.OK
                 except (ValueError, InvalidInput) as failure:
                     status, error = ResultStatus.FAILED, str(failure)
@@ -104,9 +116,9 @@ class Service:
         )  # fmt: skip
         return result_topic(declared.result).name, result
 
-    async def _generate(self, engine: Engine, declared: Adapter, request: Request, intent: Intent, engine_name: str | None) -> tuple[str, float]:
+    async def _generate(self, engine: Engine, declared: Adapter, request: Request, intent: Intent, engine_name: str | None, offer: Offer) -> tuple[str, float]:
         """JSON output and confidence. Raises ValueError or InvalidInput when there is no valid one."""
-        spec = allowed(declared, request.tools)
+        spec = allowed(declared, request.tools, offer)
         given = task_input(spec.task, intent.text, request.context)
         ids = prompt_ids(self._tokenizer, ask(spec, given))
         made = await engine.generate(ids, engine_name, grammar(spec, given), MAX_TOKENS[spec.task])

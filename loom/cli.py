@@ -22,6 +22,7 @@ Project = Annotated[Path | None, typer.Option("--project", help="The project fil
 Data = Annotated[Path | None, typer.Option("--data", help="The folder of the embedded services' state.")]
 Broker = Annotated[str | None, typer.Option("--broker", help="host:port of a Kafka broker, instead of the embedded one.")]
 Database = Annotated[str | None, typer.Option("--database", help="PostgreSQL URL, instead of the embedded one.")]
+Registry = Annotated[str | None, typer.Option("--registry", help="URL of a Confluent-compatible schema registry, instead of the committed catalogue.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CONNECTION = "connection.json"
 
@@ -57,7 +58,7 @@ def _connected(**overrides: Any) -> Any:
     path = settings.data / CONNECTION
     if path.exists():
         known = json.loads(path.read_text())
-        defaults = {"broker": settings.broker or known["broker"], "database": settings.database or SecretStr(known["database"]), "http_port": known["http_port"]}
+        defaults = {"broker": settings.broker or known["broker"], "database": settings.database or SecretStr(known["database"]), "http_port": known["http_port"], "registry": settings.registry or known.get("registry")}
         defaults["project"] = settings.project if settings.project.exists() else Path(known["project"])
         settings = settings.model_copy(update=defaults)
     if settings.broker is None:
@@ -66,14 +67,14 @@ def _connected(**overrides: Any) -> Any:
 
 
 @app.command()
-def up(project: Project = None, data: Data = None, broker: Broker = None, database: Database = None) -> None:
+def up(project: Project = None, data: Data = None, broker: Broker = None, database: Database = None, registry: Registry = None) -> None:
     """Start the whole system on this machine; Ctrl-C drains and stops it.
 
     Example: loom up --project examples/pebblewire/loom.toml
     """
     from loom.stack import Stack
 
-    asyncio.run(_up(Stack(_settings(project=project, data=data, broker=broker, database=database))))
+    asyncio.run(_up(Stack(_settings(project=project, data=data, broker=broker, database=database, registry=registry))))
 
 
 async def _up(stack: Any) -> None:
@@ -85,7 +86,7 @@ async def _up(stack: Any) -> None:
     path = stack.settings.data / CONNECTION
     try:
         settings = await stack.start()
-        known = {"broker": settings.broker, "database": settings.database.get_secret_value(), "http_port": settings.http_port, "project": str(settings.project)}
+        known = {"broker": settings.broker, "registry": settings.registry, "database": settings.database.get_secret_value(), "http_port": settings.http_port, "project": str(settings.project)}
         path.touch(mode=0o600)
         path.write_text(json.dumps(known))
         typer.echo(f"broker {settings.broker}, HTTP http://{settings.http_host}:{settings.http_port}, data {settings.data}: Ctrl-C stops")
@@ -137,21 +138,29 @@ def worker(name: Annotated[str, typer.Argument(help="chunk, synth, format, coord
     sys.exit(asyncio.run(run_worker(name, _settings())))
 
 
+def _client(settings: Any) -> Any:
+    """A client of the system that `settings` name."""
+    from loom.client import Client
+    from loom.processes import codec_of
+    from runtime.objects import Objects
+    from runtime.project import load_project
+
+    project = load_project(settings.project)
+    return Client(project, settings.broker, Objects(settings.objects_url), settings.prefix, codec_of(settings, project))
+
+
 @app.command()
 def publish(paths: list[Path], project: Project = None, data: Data = None, broker: Broker = None, source: Annotated[str, typer.Option(help="The upstream's name.")] = "files", as_json: AsJson = False) -> None:
     """Publish files and folders as documents; publishing the same tree twice changes nothing.
 
     Example: loom publish manuals/ notes.md
     """
-    from loom.client import Client
-    from runtime.objects import Objects
-    from runtime.project import load_project
 
     async def run() -> list[str]:
         settings = _connected(project=project, data=data, broker=broker)
         from rich.progress import track
 
-        async with Client(load_project(settings.project), settings.broker, Objects(settings.objects_url), settings.prefix) as client:
+        async with _client(settings) as client:
             published = [doc_id async for doc_id in client.publish(paths, source)]
             return list(track(published, description="published", disable=not sys.stderr.isatty()))
 
@@ -165,14 +174,11 @@ def ask(text: str, adapter: Annotated[str | None, typer.Option("--adapter", help
 
     Example: loom ask "Check the status of ticket #1234."
     """
-    from loom.client import Client
     from runtime.errors import Transient
-    from runtime.objects import Objects
-    from runtime.project import load_project
 
     async def run() -> Any:
         settings = _connected(project=project, data=data, broker=broker)
-        async with Client(load_project(settings.project), settings.broker, Objects(settings.objects_url), settings.prefix) as client:
+        async with _client(settings) as client:
             try:
                 return await client.ask(text, {"user_id": "current"}, adapter)
             except TimeoutError:
@@ -309,16 +315,17 @@ def dlq_show(letter_id: str, as_json: AsJson = False, project: Project = None, d
 async def _letter(letter_id: str, settings: Any) -> Any:
     """The dead letter with this id, from the topic."""
     from runtime.follower import Follower
-    from schemas.codec import Codec
     from schemas.events import DeadLetter
+    from schemas.registry import open_codec
     from schemas.topics import DEAD_LETTERS
 
+    codec = open_codec(settings.registry)
     follower = Follower(settings.broker, {settings.prefix + DEAD_LETTERS.name: DEAD_LETTERS.partitions})
     await follower.start()
     try:
         while not await follower.caught_up():
             for record in await follower.poll():
-                letter = Codec().decode(DeadLetter, record.value)
+                letter = codec.decode(DeadLetter, record.value)
                 if letter.letter_id == letter_id:
                     return letter
         return None
@@ -336,45 +343,89 @@ def dlq_list(as_json: AsJson = False, project: Project = None, data: Data = None
 
 
 @topics_app.command("apply")
-def topics_apply(project: Project = None, data: Data = None, broker: Broker = None) -> None:
-    """Create the topics that are missing.
+def topics_apply(project: Project = None, data: Data = None, broker: Broker = None, registry: Registry = None) -> None:
+    """Create the topics that are missing, and register their contracts where a registry is named.
 
     Example: loom topics apply --broker kafka:9092
     """
+    from loom.stack import register_contracts
     from runtime.kafka import apply_topics
     from runtime.project import load_project
 
-    settings = _connected(project=project, data=data, broker=broker)
-    made = asyncio.run(apply_topics(settings.broker, load_project(settings.project).topics.values(), settings.prefix))
+    settings = _connected(project=project, data=data, broker=broker, registry=registry)
+    declared = load_project(settings.project)
+    made = asyncio.run(apply_topics(settings.broker, declared.topics.values(), settings.prefix))
+    if subjects := register_contracts(settings, declared):
+        typer.echo(f"{len(subjects)} contracts registered")
     typer.echo(f"{len(made)} topics created" + (": " + ", ".join(made) if made else ""))
+
+
+def _print_scores(scores: Any, as_json: bool) -> None:
+    """Scores as a table or as JSON."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if as_json:
+        typer.echo(json.dumps([s.to_json() for s in scores]))
+        return
+    table = Table("what", "mode", "score", "95 % interval", "p", "n")
+    for s in scores:
+        interval = f"{s.low:.3f} to {s.high:.3f}" if s.low is not None else "-"
+        table.add_row(s.what, s.mode, f"{s.value:.3f}", interval, f"{s.p_value:.2g}" if s.p_value is not None else "-", str(s.count))
+    Console().print(table)
 
 
 @bench_app.command("quality")
 def bench_quality(
-    test: Annotated[Path, typer.Option("--test", help="JSON lines of {text, label}, {text, calls} or both.")],
+    test: Annotated[Path, typer.Option("--test", help="JSON lines of {text, label}, {text, calls}, {text, tools, calls} or {text, entities}.")],
+    train: Annotated[Path | None, typer.Option("--train", help="Rows of the same form, or frames (.toml): what the baselines (constant, TF-IDF) are trained on.")] = None,
     classifier: Annotated[str, typer.Option("--classifier", help="Adapter that the labels are for.")] = "classifier",
     tool: Annotated[str, typer.Option("--tool", help="Adapter that the calls are for.")] = "tool",
+    entities: Annotated[str, typer.Option("--entities", help="Adapter that the entities are for.")] = "ner",
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a running system every text of a test, by router and adapter alone and together, and score the answers.
 
-    Example: loom bench quality --test tests/phrasings/requests.jsonl
+    Example: loom bench quality --test tests/phrasings/requests.jsonl --train examples/pebblewire/frames.toml
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    from loom.bench import quality
+    from loom.bench.quality import Names, quality
+    from loom.bench.scores import load_rows
+    from runtime.project import load_project
 
     settings = _connected(data=data)
-    scores = asyncio.run(quality(test, f"http://{settings.http_host}:{settings.http_port}", classifier, tool))
-    if as_json:
-        typer.echo(json.dumps([s.to_json() for s in scores]))
-        return
-    table = Table("what", "mode", "score", "95 % interval", "n")
-    for s in scores:
-        table.add_row(s.what, s.mode, f"{s.value:.3f}", f"{s.low:.3f} to {s.high:.3f}" if s.low is not None else "-", str(s.count))
-    Console().print(table)
+    declared = load_project(settings.project).adapters
+    labels, types = (declared[name].labels if name in declared else () for name in (classifier, entities))
+    rows, known = load_rows(test), load_rows(train) if train else []
+    url = f"http://{settings.http_host}:{settings.http_port}"
+    _print_scores(asyncio.run(quality(rows, known, url, Names(classifier, tool, entities, labels, types))), as_json)
+
+
+@bench_app.command("router")
+def bench_router(
+    test: Annotated[Path, typer.Option("--test", help="JSON lines of {text, intents}; no intent is out of scope.")],
+    train: Annotated[Path | None, typer.Option("--train", help="Rows of the same form that become the routes, instead of the project's.")] = None,
+    threshold: Annotated[float, typer.Option("--threshold", help="Cosine below which a route of --train is not chosen.")] = 0.5,
+    project: Project = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the router alone, without a running system: the intents are adapters' names, or those of --train.
+
+    Example: loom bench router --test requests.jsonl --train utterances.jsonl
+    """
+    from inference.encoder import MiniLM
+    from inference.router import SemanticRouter
+    from loom.bench.router import route_scores, routes_from
+    from loom.bench.scores import load_rows
+    from loom.processes import cache_folder
+    from runtime.errors import SettingsError
+    from runtime.project import load_project
+
+    routes = routes_from(load_rows(train), threshold) if train else load_project(_settings(project=project).project).adapters
+    rows = load_rows(test)
+    if not any("intents" in row or "intent" in row for row in rows):
+        raise SettingsError(f"{test} has no row with intents")
+    _print_scores(asyncio.run(route_scores(SemanticRouter(routes, MiniLM(cache_folder())), rows)), as_json)
 
 
 @app.command()

@@ -56,9 +56,9 @@ def files(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
 class Client:
     """A connection to one system."""
 
-    def __init__(self, project: Project, broker: str, objects: Objects, prefix: str = "") -> None:
+    def __init__(self, project: Project, broker: str, objects: Objects, prefix: str = "", codec: Codec | None = None) -> None:
         self._project, self._broker, self._objects, self._prefix = project, broker, objects, prefix
-        self._codec = Codec()
+        self._codec = codec or Codec()
         self._producer = producer(broker)
 
     async def __aenter__(self) -> Self:

@@ -13,25 +13,26 @@ from typing import Any
 
 import asyncpg
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from loom.client import Answered, Client
 from loom.frames import Frames
+from loom.processes import codec_of
 from loom.stack import Stack
+from loom.tally import Tally
+from loom.watch import Watch
 from runtime.database import connect
 from runtime.errors import LoomError
-from runtime.follower import Follower
 from runtime.objects import Objects
-from runtime.project import Project, load_project
+from runtime.project import load_project
 from runtime.settings import Settings
-from schemas.codec import Codec
-from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Example, RecordStatus
-from schemas.topics import BASE, CHUNKS, CPT, DEAD_LETTERS, EXAMPLES, PREFERENCES, dataset_topic
+from schemas.topics import BASE
 
 MESSAGE = "I'm frustrated with the login error, can you reset my password?"
 CONTEXT = {"user_id": "current"}
 ANSWERING = ("classifier", "tool")
-DEADLINE_SECONDS = 840.0
+STALLED_SECONDS = 300.0
 
 
 class DemoFailed(LoomError):
@@ -62,18 +63,17 @@ class Demo:
                 settings = await stack.start()
             assert settings.broker and settings.database
             pool = await connect(settings.database.get_secret_value(), size=1)
-            async with pool, Client(project, settings.broker, Objects(settings.objects_url), settings.prefix) as client:
+            async with pool, Client(project, settings.broker, Objects(settings.objects_url), settings.prefix, codec_of(settings, project)) as client, Tally(project, settings) as tally:
                 with self._phase("publish", "Publishing documents and labels"):
                     documents = [doc_id async for doc_id in client.publish(self.documents)]
                     labels = await client.publish_labels(Frames(self.frames).labels())
                 self.console.print(f"  {len(documents)} documents, {labels} labelled examples")
                 with self._phase("train", "Training as soon as there is enough: first the base on the documents, then adapters from it"):
-                    await self._until_live(pool, settings, set(project.adapters))
+                    await self._until_live(pool, settings, tally, set(project.adapters))
                 with self._phase("ask", "Asking"):
                     answered, base = await self._ask(client)
-                with self._phase("count", "Counting what the topics hold"):
-                    counts = await count_topics(project, settings)
-                report = await self._report(pool, documents, counts, answered, base)
+                await tally.update()
+                report = await self._report(pool, documents, tally.to_json(), answered, base)
         finally:
             with self._phase("stop", "Draining and stopping"):
                 await stack.stop()
@@ -83,24 +83,24 @@ class Demo:
         check_message(answered)
         return report
 
-    async def _until_live(self, pool: asyncpg.Pool, settings: Settings, waiting: set[str]) -> None:
-        """Returns when every adapter answers or was judged; says how runs go meanwhile."""
-        end, said = time.monotonic() + DEADLINE_SECONDS, dict[str, str]()
-        while waiting:
-            runs = await pool.fetch("SELECT run_id, adapter, version, status, step, steps, loss, reason FROM runs ORDER BY recorded_at")
-            for run in runs:
-                line = f"  {run['adapter']}@{run['version']} {run['status']}" + (f": {run['reason']}" if run["reason"] else "")
-                line += f" step {run['step']}/{run['steps']}, loss {run['loss']:.2f}" if run["status"] == "progress" else ""
-                if said.get(run["run_id"]) != line:
-                    self.console.print(line, highlight=False, soft_wrap=True)
-                    said[run["run_id"]] = line
-            lost = {run["adapter"]: run["reason"] for run in runs if run["status"] in ("rejected", "failed")}
-            if needed := next((name for name in ANSWERING if name in lost), None):
-                raise DemoFailed(f"{needed} did not pass: {lost[needed]}; logs are in {settings.data / 'logs'}")
-            waiting -= await self._serving(settings) | lost.keys()
-            if time.monotonic() > end:
-                raise DemoFailed(f"{', '.join(sorted(waiting))} did not go live within {DEADLINE_SECONDS:.0f} s; logs are in {settings.data / 'logs'}")
-            await asyncio.sleep(1)
+    async def _until_live(self, pool: asyncpg.Pool, settings: Settings, tally: Tally, waiting: set[str]) -> None:
+        """Returns when every adapter answers or was judged; says what the streams and the runs do meanwhile."""
+        moved, last = time.monotonic(), ""
+        with Progress(TextColumn("  {task.description}"), BarColumn(), TextColumn("step {task.completed:.0f} of {task.total:.0f}"), TimeElapsedColumn(), console=self.console, transient=True) as progress:
+            watch = Watch(progress)
+            while waiting:
+                await tally.update()
+                runs = await pool.fetch("SELECT run_id, adapter, version, status, step, steps, loss, reason FROM runs ORDER BY recorded_at")
+                watch.show(str(tally), runs)
+                lost = {run["adapter"]: run["reason"] for run in runs if run["status"] in ("rejected", "failed")}
+                if needed := next((name for name in ANSWERING if name in lost), None):
+                    raise DemoFailed(f"{needed} did not pass: {lost[needed]}; logs are in {settings.data / 'logs'}")
+                waiting -= await self._serving(settings) | lost.keys()
+                now = f"{tally} {[tuple(run.values()) for run in runs]} {waiting}"
+                moved, last = (time.monotonic(), now) if now != last else (moved, last)
+                if time.monotonic() - moved > STALLED_SECONDS:
+                    raise DemoFailed(f"nothing moved for {STALLED_SECONDS:.0f} s, and {', '.join(sorted(waiting))} did not go live; logs are in {settings.data / 'logs'}")
+                await asyncio.sleep(1)
 
     async def _serving(self, settings: Settings) -> set[str]:
         import httpx
@@ -171,45 +171,6 @@ async def _base(pool: asyncpg.Pool) -> dict[str, Any]:
     epoch = await pool.fetchval("SELECT coalesce(max(epoch), 0) FROM base_epochs")
     metrics = json.loads(await pool.fetchval("SELECT metrics FROM adapter_versions WHERE adapter = $1 AND version = $2", BASE, epoch) or "{}")
     return {"epoch": epoch, "perplexity_before": metrics.get("base_perplexity"), "perplexity_after": metrics.get("perplexity")}
-
-
-async def count_topics(project: Project, settings: Settings) -> dict[str, Any]:
-    """What the topics hold now, by id, read_committed."""
-    assert settings.broker
-    codec = Codec()
-    topics = [CHUNKS, EXAMPLES, DEAD_LETTERS, *(dataset_topic(name) for name in (CPT, PREFERENCES, *project.adapters))]
-    follower = Follower(settings.broker, {settings.prefix + t.name: t.partitions for t in topics})
-    await follower.start()
-    chunks: dict[str, Chunk] = {}
-    examples: dict[str, Example] = {}
-    datasets: dict[str, dict[str, DatasetRecord]] = {name: {} for name in (CPT, PREFERENCES, *project.adapters)}
-    letters: set[str] = set()
-    try:
-        while not await follower.caught_up():
-            for record in await follower.poll():
-                name = record.topic.removeprefix(settings.prefix)
-                if name == CHUNKS.name:
-                    chunk = codec.decode(Chunk, record.value)
-                    chunks[chunk.chunk_id] = chunk
-                elif name == EXAMPLES.name:
-                    example = codec.decode(Example, record.value)
-                    examples[example.example_id] = example
-                elif name == DEAD_LETTERS.name:
-                    letters.add(codec.decode(DeadLetter, record.value).letter_id)
-                else:
-                    row = codec.decode(DatasetRecord, record.value)
-                    datasets[name.removeprefix("datasets.")][row.example_id] = row
-    finally:
-        await follower.stop()
-    pages = {(c.doc_id, page) for c in chunks.values() if c.page_first and c.page_last for page in range(c.page_first, c.page_last + 1)}
-    return {
-        "pages": len(pages),
-        "chunks": sum(c.status is ChunkStatus.LIVE for c in chunks.values()),
-        "duplicates": sum(c.status is ChunkStatus.DUPLICATE for c in chunks.values()),
-        "dead_letters": len(letters),
-        "examples": {task: sum(e.task == task for e in examples.values()) for task in sorted({e.task for e in examples.values()})},
-        "datasets": {name: sum(d.status is RecordStatus.LIVE for d in rows.values()) for name, rows in datasets.items()},
-    }
 
 
 def check_message(answered: Answered) -> None:

@@ -13,11 +13,12 @@ import structlog
 from runtime.database import connect, migrate
 from runtime.errors import Fenced, SettingsError
 from runtime.objects import Objects
-from runtime.project import load_project
+from runtime.project import Project, load_project
 from runtime.sealing import PostgresKeys
 from runtime.settings import Settings
 from runtime.stage import Stage
 from schemas.codec import Codec
+from schemas.registry import open_codec
 
 log = structlog.get_logger()
 EXIT_START_OVER = 70
@@ -36,6 +37,11 @@ def database_of(settings: Settings) -> str:
     if settings.database is None:
         raise SettingsError("no database: set LOOM_DATABASE=postgresql://…, or start everything with `loom up`")
     return settings.database.get_secret_value()
+
+
+def codec_of(settings: Settings, project: Project) -> Codec:
+    """The codec with the registry's ids, or with the committed catalogue's where no registry is named."""
+    return open_codec(settings.registry, project.topics.values(), settings.prefix)
 
 
 async def pool_of(settings: Settings) -> asyncpg.Pool:
@@ -68,7 +74,8 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
 
     project = load_project(settings.project)
     pool = await pool_of(settings)
-    context = Context(project, Codec(), PostgresKeys(pool), Objects(settings.objects_url), pool, token_counter(project.base_folder), settings.prefix)
+    codec = codec_of(settings, project)
+    context = Context(project, codec, PostgresKeys(pool), Objects(settings.objects_url), pool, token_counter(project.base_folder), settings.prefix)
     stages: list[Stage]
     if name == "chunk":
         stages = [Intake(context), ChunkStage(context)]
@@ -85,7 +92,7 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
 
     shell = StreamShell(
         f"{settings.prefix}{name}", broker_of(settings), stages, folder=settings.data / "faust" / name, on_fatal=start_over,
-        prefix=settings.prefix, session_timeout_seconds=settings.session_timeout_seconds,
+        prefix=settings.prefix, session_timeout_seconds=settings.session_timeout_seconds, codec=codec,
     )  # fmt: skip
     await shell.start()
     await stop.wait()
@@ -112,7 +119,8 @@ async def coordinator(settings: Settings, stop: asyncio.Event) -> None:
     """The owner of runs and aliases."""
     from trainers.coordinator import Coordinator
 
-    await Coordinator(load_project(settings.project), broker_of(settings), settings.prefix).run(stop)
+    project = load_project(settings.project)
+    await Coordinator(project, broker_of(settings), settings.prefix, codec_of(settings, project)).run(stop)
 
 
 async def trainer(settings: Settings, stop: asyncio.Event) -> None:
@@ -120,7 +128,8 @@ async def trainer(settings: Settings, stop: asyncio.Event) -> None:
     from trainers.worker import Trainer
 
     project = load_project(settings.project)
-    await Trainer(project, broker_of(settings), database_of(settings), settings.objects_url, settings.data / "runs", settings.prefix).run(stop)
+    codec, scratch = codec_of(settings, project), settings.data / "runs"
+    await Trainer(project, broker_of(settings), database_of(settings), settings.objects_url, scratch, settings.prefix, codec, settings.registry).run(stop)
 
 
 async def projection(settings: Settings, stop: asyncio.Event) -> None:
@@ -130,7 +139,7 @@ async def projection(settings: Settings, stop: asyncio.Event) -> None:
     project = load_project(settings.project)
     pool = await pool_of(settings)
     try:
-        await Projection(project, broker_of(settings), pool, settings.prefix).run(stop)
+        await Projection(project, broker_of(settings), pool, settings.prefix, codec_of(settings, project)).run(stop)
     finally:
         await pool.close()
 
@@ -161,7 +170,8 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
         def capture_signals(self) -> Iterator[None]:
             yield
 
-    project, broker, codec = load_project(settings.project), broker_of(settings), Codec()
+    project, broker = load_project(settings.project), broker_of(settings)
+    codec = codec_of(settings, project)
     tokenizer = await asyncio.to_thread(load_tokenizer, project.base_folder)
     writer = EventWriter(broker, f"http.{settings.http_host}.{settings.http_port}", "inference", codec, settings.prefix)
     await writer.start()
@@ -171,7 +181,7 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
         event = AdapterEvent(adapter=adapter, kind=AdapterEventKind.REFUSAL, version=version, alias=None, epoch=None, reason=reason)
         await writer.write([Entry(ADAPTERS.name, adapter, event, digest("refusal", version.engine_name))])
 
-    residency = Residency(project, broker, VllmEngine, Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix)
+    residency = Residency(project, broker, VllmEngine, Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix, codec)
     following = asyncio.create_task(residency.run(stop))
     router = SemanticRouter(project.adapters, await asyncio.to_thread(MiniLM, cache_folder()))
     service = Service(project, router, residency, tokenizer)

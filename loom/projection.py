@@ -25,12 +25,12 @@ Write = Callable[[asyncpg.Connection, Any, datetime], Awaitable[None]]
 class Projection:
     """Runs until `stop` is set."""
 
-    def __init__(self, project: Project, broker: str, pool: asyncpg.Pool, prefix: str = "") -> None:
+    def __init__(self, project: Project, broker: str, pool: asyncpg.Pool, prefix: str = "", codec: Codec | None = None) -> None:
         results = {result_topic(a.result).name: result_topic(a.result).partitions for a in project.adapters.values()}
         fixed = {t.name: t.partitions for t in (COMPLETED, TRAINING_RUNS, ADAPTERS, DEAD_LETTERS)}
         self._partitions = [TopicPartition(prefix + topic, p) for topic, count in (results | fixed).items() for p in range(count)]
         self._broker, self._pool, self._prefix = broker, pool, prefix
-        self._codec = Codec()
+        self._codec = codec or Codec()
         self._writers: dict[str, Write] = {COMPLETED.name: self._completed, TRAINING_RUNS.name: self._run, ADAPTERS.name: self._adapter, DEAD_LETTERS.name: self._letter}
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -19,8 +19,9 @@ from loom.processes import WORKERS
 from runtime.database import migrate
 from runtime.errors import SettingsError
 from runtime.kafka import apply_topics
-from runtime.project import load_project
+from runtime.project import Project, load_project
 from runtime.settings import Settings
+from schemas.registry import Registry, RegistryUnavailable
 
 log = structlog.get_logger()
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -118,6 +119,7 @@ class Stack:
         assert settings.broker and settings.database
         await asyncio.to_thread(migrate, settings.database.get_secret_value())
         await apply_topics(settings.broker, project.topics.values(), settings.prefix)
+        await asyncio.to_thread(register_contracts, settings, project)
         self.start_workers(settings)
         return settings
 
@@ -140,6 +142,16 @@ class Stack:
             await asyncio.to_thread(self._kafka.stop)
 
 
+def register_contracts(settings: Settings, project: Project) -> list[str]:
+    """Registers the contracts where a registry is named; the new subjects. Raises SettingsError when it can't."""
+    if settings.registry is None:
+        return []
+    try:
+        return Registry(settings.registry, project.topics.values(), settings.prefix).register()
+    except (RegistryUnavailable, ValueError) as error:
+        raise SettingsError(str(error)) from error
+
+
 def worker_environment(settings: Settings) -> dict[str, str]:
     """The settings as variables, and what the libraries below must know."""
     assert settings.database is not None
@@ -148,6 +160,8 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "LOOM_OBJECTS": settings.objects_url, "LOOM_PREFIX": settings.prefix, "LOOM_HTTP_HOST": settings.http_host, "LOOM_HTTP_PORT": str(settings.http_port),
         "LOOM_SESSION_TIMEOUT_SECONDS": str(settings.session_timeout_seconds), "LOOM_LOG_LEVEL": settings.log_level,
     }  # fmt: skip
+    if settings.registry:
+        values["LOOM_REGISTRY"] = settings.registry
     return values | {"DO_NOT_TRACK": "true", "SCARF_NO_ANALYTICS": "true", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 

@@ -68,9 +68,14 @@ class Gate(_Table):
 class ToolDeclaration(_Table):
     """A tool in the OpenAI form."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")
     description: str
     parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+
+    @property
+    def tool(self) -> Tool:
+        """The tool as the tool task has it."""
+        return Tool(self.name, self.description, self.parameters)
 
 
 class Adapter(_Table):
@@ -101,7 +106,7 @@ class Adapter(_Table):
     @property
     def declared_tools(self) -> list[Tool]:
         """The tools as the tool task has them."""
-        return [Tool(t.name, t.description, t.parameters) for t in self.tools]
+        return [declared.tool for declared in self.tools]
 
     @property
     def spec(self) -> TaskSpec:

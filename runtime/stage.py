@@ -13,6 +13,7 @@ from runtime.dead_letters import dead_letter
 from runtime.errors import InvalidInput, Transient
 from runtime.kafka import MAX_MESSAGE_BYTES, Outgoing, Record
 from schemas.codec import Codec, InvalidRecord
+from schemas.registry import RegistryUnavailable
 
 log = structlog.get_logger()
 
@@ -45,7 +46,7 @@ async def run_stage(stage: Stage, record: Record, codec: Codec, prefix: str) -> 
 
 
 def _note_transient(error: Exception) -> bool:
-    if isinstance(error, (Transient, *DATABASE_DOWN)):
+    if isinstance(error, (Transient, RegistryUnavailable, *DATABASE_DOWN)):
         log.warning("dependency.failed", error=f"{type(error).__name__}: {error}")
         return True
     return False

@@ -46,7 +46,7 @@ class Codec:
         ids: Callable[[str], int] = contracts.current_id,
         lookup: Callable[[int], contracts.Contract] = lambda schema_id: contracts.landed()[schema_id][1],
     ) -> None:
-        self._ids = ids
+        self._ids = cache(ids)
         self._lookup = cache(lambda schema_id: fastavro.parse_schema(lookup(schema_id)))
 
     def encode(self, event: Event) -> bytes:

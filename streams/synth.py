@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from runtime.errors import InvalidInput, Transient
@@ -93,22 +94,22 @@ class SynthStage:
             raise InvalidInput(f"chunk {chunk.chunk_id} is live and has no text")
         key = await self._context.keys.key(document_owner(chunk.doc_id))
         text, heading = unseal(key, chunk.chunk_id, chunk.text), unseal(key, chunk.chunk_id + ":path", chunk.heading_path)
-        made = [self._example(chunk, CPT, CPT, CPT_VERSION, 0, {}, {"text": f"{heading}\n\n{text}" if heading else text}, key, text)]
+        made = [self._example(chunk, CPT, CPT, CPT_VERSION, 0, {}, {"text": f"{heading}\n\n{text}" if heading else text}, key, text, chunk.doc_id)]
         pairs = await self._questions(chunk, text, heading, key) if self._chat else []
         for adapter in self._chat:
             for ordinal, pair in enumerate(pairs):
                 given = {"question": pair.question, "passage": text}
-                made.append(self._example(chunk, adapter, "chat", PROMPT_VERSION, ordinal, given, {"answer": pair.answer}, key, text))
+                made.append(self._example(chunk, adapter, "chat", PROMPT_VERSION, ordinal, given, {"answer": pair.answer}, key, text, family(chunk.doc_id, pair.topic)))
         return made
 
-    def _example(self, chunk: Chunk, adapter: str, task: str, version: str, ordinal: int, given: dict[str, str], wanted: dict[str, str], key: Key, text: str) -> Example:
+    def _example(self, chunk: Chunk, adapter: str, task: str, version: str, ordinal: int, given: dict[str, str], wanted: dict[str, str], key: Key, text: str, group: str) -> Example:
         teacher = "none" if task == CPT else self._teacher.name
         example_id = _example_id(chunk.chunk_id, adapter, version, teacher, ordinal)
         answer = " ".join(wanted.get("answer", "").split())
         grounded = task == CPT or (bool(answer) and answer in " ".join(text.split()))
         return Example(
             example_id=example_id, adapter=adapter, task=task, input=seal(key, example_id, canonical_json(given)), output=seal(key, example_id + ":output", canonical_json(wanted)),
-            group_id=family(chunk.doc_id, answer), chunk_id=chunk.chunk_id, doc_id=chunk.doc_id, teacher=teacher, prompt_version=version, judge_score=None,
+            group_id=group, chunk_id=chunk.chunk_id, doc_id=chunk.doc_id, teacher=teacher, prompt_version=version, judge_score=None,
             status=ExampleStatus.KEPT if grounded else ExampleStatus.REJECTED, reason=None if grounded else "the answer is no span of the passage",
         )  # fmt: skip
 
@@ -119,7 +120,7 @@ class SynthStage:
         if row is not None:
             return [QuestionAnswer(**pair) for pair in json.loads(open_bytes(key, unit, row["nonce"], row["ciphertext"]))]
         pairs = await self._teacher.ask(text, heading)
-        reply = canonical_json([{"question": pair.question, "answer": pair.answer} for pair in pairs])
+        reply = canonical_json([asdict(pair) for pair in pairs])
         nonce, ciphertext = seal_bytes(key, unit, reply.encode())
         await self._context.pool.execute(
             "INSERT INTO teacher_units (unit_id, key_owner, item_count, nonce, ciphertext) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
@@ -140,9 +141,9 @@ class SynthStage:
         ]
 
 
-def family(doc_id: str, answer: str) -> str:
-    """What parts into training and evaluation as one: a document's raw text; a document's questions with one answer."""
-    return digest("family", doc_id, answer.casefold()) if answer else doc_id
+def family(doc_id: str, topic: str) -> str:
+    """The group of a question: paraphrases of it are trained on, or held out, as one."""
+    return digest("family", doc_id, " ".join(topic.split()).casefold())
 
 
 def _example_id(chunk_id: str, adapter: str, version: str, teacher: str, ordinal: int) -> str:

@@ -22,8 +22,8 @@ from runtime.ids import canonical_json
 from runtime.objects import Objects
 from runtime.project import Adapter, Cpt
 from runtime.sealing import PostgresKeys
-from schemas.codec import Codec
 from schemas.events import AdapterVersion, ArtifactFile, OffsetRange
+from schemas.registry import RegistryUnavailable, open_codec
 from trainers.artifact import MANIFEST, Made
 from trainers.base_model import base_sha256, weights_sha256
 from trainers.gate import Verdict
@@ -48,6 +48,7 @@ class RunSpec:
     database: str
     objects: str
     scratch: Path
+    registry: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def _base(spec: RunSpec) -> str:
 
 def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """What the coroutine of `work` returns; a dependency that fails is asked again, with jitter, as long as it takes."""
-    for attempt in stamina.retry_context(on=(Transient, KafkaConnectionError, *DATABASE_DOWN), attempts=None, timeout=None, wait_initial=0.5, wait_max=15.0):
+    for attempt in stamina.retry_context(on=(Transient, RegistryUnavailable, KafkaConnectionError, *DATABASE_DOWN), attempts=None, timeout=None, wait_initial=0.5, wait_max=15.0):
         with attempt:
             return asyncio.run(work())
     raise AssertionError("stamina ends only by a return or an error")
@@ -122,7 +123,7 @@ def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 async def _rows(spec: RunSpec) -> list[Row]:
     pool = await connect(spec.database, size=1)
     try:
-        return await open_rows(await read_ranges(spec.broker, spec.ranges, Codec(), spec.name), PostgresKeys(pool))
+        return await open_rows(await read_ranges(spec.broker, spec.ranges, open_codec(spec.registry), spec.name), PostgresKeys(pool))
     finally:
         await pool.close()
 

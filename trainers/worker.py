@@ -30,9 +30,9 @@ STAGE = "trainer"
 class Trainer:
     """Runs until `stop` is set; one training run at a time."""
 
-    def __init__(self, project: Project, broker: str, database: str, objects: str, scratch: Path, prefix: str = "", codec: Codec | None = None) -> None:
+    def __init__(self, project: Project, broker: str, database: str, objects: str, scratch: Path, prefix: str = "", codec: Codec | None = None, registry: str | None = None) -> None:
         self._project, self._broker, self._database, self._objects, self._scratch, self._prefix = project, broker, database, objects, scratch, prefix
-        self._codec = codec or Codec()
+        self._codec, self._registry = codec or Codec(), registry
         self._follower = Follower(broker, {prefix + TRAINING_RUNS.name: TRAINING_RUNS.partitions, prefix + ADAPTERS.name: ADAPTERS.partitions})
         self._writer = EventWriter(broker, STAGE, STAGE, self._codec, prefix)
         self._runs: dict[str, TrainingRun] = {}
@@ -83,7 +83,7 @@ class Trainer:
         live = self._versions.get((run.adapter, self._live.get(run.adapter, 0)))
         live = live if live and live.base_epoch == run.base_epoch else None
         return RunSpec(
-            run.run_id, run.adapter, run.version or 1, run.base_epoch, base, recipe, run.ranges, live, self._broker, self._database, self._objects, self._scratch,
+            run.run_id, run.adapter, run.version or 1, run.base_epoch, base, recipe, run.ranges, live, self._broker, self._database, self._objects, self._scratch, self._registry,
         )  # fmt: skip
 
     async def _carry_out(self, run: TrainingRun, stop: asyncio.Event) -> None:

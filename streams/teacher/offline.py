@@ -23,34 +23,34 @@ STOP = frozenset(
     "into itself just like made make many might more most much must need only other over same should since some such than that their them then there these they this "
     "those through under until upon used uses using very want what when where which while will with within without would your yours once when".split()
 )
+TOPICS = 3
 FRAMES = (
     "What does the documentation say about {topic}?", "Can you tell me about {topic}?", "How does {topic} work?", "What should I know about {topic}?",
     "{topic}?", "I have a question on {topic}.", "Where can I read about {topic}?", "Please explain {topic}.",
 )  # fmt: skip
 
 
-def questions(passage: str, count: int) -> list[tuple[str, str]]:
-    """Up to `count` (question, answer) pairs, two an answer; each answer is a sentence of `passage`."""
+def questions(passage: str, count: int) -> list[tuple[str, str, str]]:
+    """Up to `count` (question, answer, topic) triples; an answer is a sentence of `passage`, a topic up to two words that stand in no other sentence."""
     sentences = [" ".join(s.split()) for s in SENTENCE.split(passage)]
     sentences = [s for s in dict.fromkeys(sentences) if 40 <= len(s) <= 240 and s[0].isalnum() and s[-1] in ".!?"]
     frequency = Counter(w.lower() for s in sentences for w in WORD.findall(s))
     found = []
     for sentence in sentences:
         words = [w for w in dict.fromkeys(WORD.findall(sentence)) if w.lower() not in STOP and frequency[w.lower()] == 1]
-        if len(words) < 2:
-            continue
-        rarest = sorted(words, key=lambda w: (-len(w), w))[:2]
-        topic = " ".join(w if w.isupper() else w.lower() for w in sorted(rarest, key=sentence.index))
-        first = int(digest(sentence), 16)
-        frames = (FRAMES[first % len(FRAMES)], FRAMES[(first + 1 + first // len(FRAMES) % (len(FRAMES) - 1)) % len(FRAMES)])
-        found.append([(frame.format(topic=topic), sentence) for frame in frames])
-    return [pair for pairs in sorted(found, key=lambda pairs: digest(*pairs[0])) for pair in pairs][:count]
+        rarest = sorted(words, key=lambda w: (-len(w), w))[: 2 * TOPICS]
+        for pair in (rarest[i : i + 2] for i in range(0, len(rarest) - 1, 2)):
+            topic = " ".join(w if w.isupper() else w.lower() for w in sorted(pair, key=sentence.index))
+            first = int(digest(sentence, topic), 16)
+            second = first + 1 + first // len(FRAMES) % (len(FRAMES) - 1)
+            found.append([(FRAMES[n % len(FRAMES)].format(topic=topic), sentence, topic) for n in (first, second)])
+    return [triple for triples in sorted(found, key=lambda triples: digest(*triples[0])) for triple in triples][:count]
 
 
 class OfflineTeacher(AsyncLLM):
     """distilabel LLM that answers `PassageQuestions` prompts by rule."""
 
-    count: int = 6
+    count: int = 16
 
     def load(self) -> None:
         super().load()
@@ -61,7 +61,7 @@ class OfflineTeacher(AsyncLLM):
 
     async def agenerate(self, input: FormattedInput, num_generations: int = 1, **kwargs: Any) -> GenerateOutput:  # noqa: A002 - distilabel's name
         found = PASSAGE.search(str(input[-1]["content"]))
-        pairs = questions(found.group(1), self.count) if found else []
-        reply = json.dumps([{"question": question, "answer": answer} for question, answer in pairs])
+        triples = questions(found.group(1), self.count) if found else []
+        reply = json.dumps([{"question": question, "answer": answer, "topic": topic} for question, answer, topic in triples])
         generations: Sequence[str] = [reply] * num_generations
         return {"generations": list(generations), "statistics": {"input_tokens": [0] * num_generations, "output_tokens": [0] * num_generations}}

@@ -11,10 +11,11 @@ from distilabel.steps.tasks import Task
 from distilabel.typing import ChatType, StepColumns
 from pydantic import Field
 
-PROMPT_VERSION = "questions-2"
+PROMPT_VERSION = "questions-3"
 PASSAGE = re.compile(r"<passage>\n(.*)\n</passage>", re.DOTALL)
 INSTRUCTION = """Write up to {count} questions that a customer could ask and that this passage answers. The answer must be copied from the passage word for word.
-Reply with a JSON list and nothing else: [{{"question": "...", "answer": "..."}}]
+Name the topic of each question in two or three words; questions that ask the same thing in other words share their topic.
+Reply with a JSON list and nothing else: [{{"question": "...", "answer": "...", "topic": "..."}}]
 
 Heading: {heading}
 <passage>
@@ -24,16 +25,17 @@ Heading: {heading}
 
 @dataclass(frozen=True, slots=True)
 class QuestionAnswer:
-    """A question with the words of the passage that answer it."""
+    """A question with the words of the passage that answer it; `topic` is the same for paraphrases."""
 
     question: str
     answer: str
+    topic: str
 
 
 class PassageQuestions(Task):
     """distilabel task: `passage`, `heading` in, `questions` out; None where the reply can't be read."""
 
-    count: int = Field(6, ge=1)
+    count: int = Field(16, ge=1)
 
     @property
     def inputs(self) -> StepColumns:
@@ -56,6 +58,6 @@ def read_reply(reply: str | None) -> list[QuestionAnswer] | None:
     if not found:
         return None
     try:
-        return [QuestionAnswer(str(row["question"]), str(row["answer"])) for row in json.loads(found.group())]
-    except (ValueError, KeyError, TypeError):
+        return [QuestionAnswer(str(row["question"]), str(row["answer"]), str(row.get("topic") or row["question"])) for row in json.loads(found.group())]
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -1,0 +1,190 @@
+"""What adapters answer to a test, over HTTP: alone, behind the router, and beside the base and simple baselines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from loom.bench.scores import Score, constant, paired, share, tfidf
+from runtime.errors import SettingsError
+from runtime.tasks.prompt import one_line
+from trainers.evaluate import entity_f1, macro_f1
+
+PARALLEL = 8
+NO_CALL = "no call"
+Row = Mapping[str, Any]
+Hit = Callable[[Any, Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Which adapter is asked for what, and the labels that are declared for two of them."""
+
+    classifier: str
+    tool: str
+    entities: str
+    labels: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+
+
+async def quality(rows: Sequence[Row], train: Sequence[Row], url: str, names: Names) -> list[Score]:
+    """Scores of every kind that `rows` allow; baselines are trained on `train`.
+
+    A test may bring its own labels, entity types and tools: then these are on offer instead of the declared ones.
+
+    Raises:
+        SettingsError: nothing serves at `url`, or it does not have the adapters.
+    """
+    async with httpx.AsyncClient(base_url=url, timeout=300) as http:
+        asker = Asker(http)
+        try:
+            (await http.get("/healthz")).raise_for_status()
+            return [s for make in (labels, calls, entities) for s in await make(asker, rows, train, names)]
+        except httpx.HTTPStatusError as error:
+            raise SettingsError(f"{url}: {error.response.text}") from error
+        except httpx.HTTPError as error:
+            raise SettingsError(f"nothing serves at {url} ({error}): start it with `loom up`") from error
+
+
+class Asker:
+    """Asks a few at a time and answers in order."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self._gate = asyncio.Semaphore(PARALLEL)
+
+    async def one(self, adapter: str, rows: Sequence[Row], offer: Callable[[Row], Mapping[str, Any]]) -> list[Any]:
+        """The output of `adapter` for each row, None where there is none."""
+        return [a["output"] for a in await self._all([("/generate", {"adapter_id": adapter, "prompt": row["text"], **offer(row)}) for row in rows])]
+
+    async def routed(self, rows: Sequence[Row]) -> list[list[dict[str, Any]]]:
+        """All results for each row."""
+        return [a["results"] for a in await self._all([("/ask", {"text": row["text"]}) for row in rows])]
+
+    async def _all(self, bodies: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
+        async def post(path: str, body: Mapping[str, Any]) -> Any:
+            async with self._gate:
+                reply = await self._http.post(path, json=body)
+                reply.raise_for_status()
+                return reply.json()
+
+        return list(await asyncio.gather(*(post(path, body) for path, body in bodies)))
+
+
+async def labels(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names) -> list[Score]:
+    """Rows with `label`: accuracy and macro-F1."""
+    rows, train = [row for row in rows if "label" in row], [row for row in train if "label" in row]
+    if not rows:
+        return []
+    spell = _spelling([row["label"] for row in rows], names.labels)
+    wanted, train = [spell[row["label"]] for row in rows], [{**row, "label": spell.get(row["label"], row["label"])} for row in train]
+    choices = names.labels if set(wanted) <= set(names.labels) else sorted(set(wanted))
+    made = {mode: await asker.one(adapter, rows, lambda _: {"labels": choices}) for mode, adapter in (("adapter alone", names.classifier), ("base alone", f"{names.classifier}@base"))}
+    if train:
+        made["constant"] = constant([row["label"] for row in train], len(rows))
+        made["TF-IDF"] = tfidf([row["text"] for row in train], [row["label"] for row in train], [row["text"] for row in rows])
+    hits = {mode: [a == w for a, w in zip(answers, wanted, strict=True)] for mode, answers in made.items()}
+    scores = [share("label is right", mode, right) for mode, right in hits.items()]
+    scores += [Score("label macro-F1", mode, macro_f1(answers, wanted), None, None, len(rows)) for mode, answers in made.items()]
+    return scores + [paired("label is right", f"adapter over {mode}", hits["adapter alone"], hits[mode]) for mode in made if mode != "adapter alone"]
+
+
+def _spelling(given: Sequence[str], declared: Sequence[str]) -> dict[str, str]:
+    """Each label as it is declared, where all of them are declared but for their case; else as it is."""
+    known = {label.casefold(): label for label in declared}
+    return {label: known[label.casefold()] if all(g.casefold() in known for g in given) else label for label in given}
+
+
+def right_tool(got: Any, want: Any) -> bool:
+    """The same tool, or both none."""
+    return (got or {}).get("tool") == (want or {}).get("tool")
+
+
+def right_call(got: Any, want: Any) -> bool:
+    """The same tool with the same arguments, or both none."""
+    return bool(got == want)
+
+
+def _offered_tools(row: Row) -> Mapping[str, Any]:
+    return {"tools": row["tools"]} if "tools" in row else {}
+
+
+async def calls(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names) -> list[Score]:
+    """Rows with `calls`: right tool, right tool with all arguments, no call for what is out of scope, several calls."""
+    rows = [row for row in rows if "calls" in row]
+    single, outside = [row for row in rows if len(row["calls"]) == 1], [row for row in rows if not row["calls"]]
+    both = [*single, *outside]
+    if not rows:
+        return []
+    made: dict[str, list[Any]] = {
+        mode: await asker.one(adapter, both, _offered_tools) for mode, adapter in (("adapter alone", names.tool), ("base alone", f"{names.tool}@base"))
+    }
+    scores: list[Score] = []
+    if not any("tools" in row for row in rows):  # the router sends to declared tools alone
+        routed = dict(zip(map(id, rows), ([r for r in results if r["adapter"] == names.tool] for results in await asker.routed(rows)), strict=True))
+        made["router and adapter"] = [_only([r["output"] for r in routed[id(row)] if r["output"]]) for row in both]
+        scores.append(share("request reaches the tool adapter", "router alone", [bool(routed[id(row)]) for row in single]))
+        scores.append(share("out of scope is kept from it", "router alone", [not routed[id(row)] for row in outside]))
+        if several := [row for row in rows if len(row["calls"]) > 1]:
+            scores.append(share("all calls of two intents", "router and adapter", [[r["output"] for r in routed[id(row)] if r["output"]] == row["calls"] for row in several]))
+        made |= _baselines(both, [row for row in train if "calls" in row])
+    return scores + _judged(made, [_only(row["calls"]) for row in both], len(single))
+
+
+def _only(found: Sequence[Any]) -> Any:
+    """The one call; two are as wrong as another tool."""
+    return found[0] if len(found) == 1 else {"tool": f"{len(found)} calls"} if found else None
+
+
+def _baselines(rows: Sequence[Row], train: Sequence[Row]) -> dict[str, list[Any]]:
+    """Calls without arguments by the commonest tool and by TF-IDF."""
+    if not train:
+        return {}
+    names = [row["calls"][0]["tool"] if row["calls"] else NO_CALL for row in train]
+    guesses = {"constant": constant(names, len(rows)), "TF-IDF": tfidf([row["text"] for row in train], names, [row["text"] for row in rows])}
+    return {mode: [None if name == NO_CALL else {"tool": name} for name in found] for mode, found in guesses.items()}
+
+
+def _judged(made: Mapping[str, Sequence[Any]], wanted: Sequence[Any], single: int) -> list[Score]:
+    """Scores of each mode; the first `single` cases want a call, the others none."""
+
+    def hits(mode: str, right: Hit, cases: slice) -> list[bool]:
+        return [right(got, want) for got, want in zip(made[mode][cases], wanted[cases], strict=True)]
+
+    kinds: list[tuple[str, Hit, slice]] = [("right tool", right_tool, slice(single)), ("right tool, all arguments", right_call, slice(single)), ("out of scope: no call", right_tool, slice(single, None))]
+    kinds = [kind for kind in kinds if wanted[kind[2]]]
+    scores = [share(what, mode, hits(mode, right, cases)) for what, right, cases in kinds for mode in made]
+    return scores + [
+        paired(what, f"adapter over {mode}", hits("adapter alone", right, cases), hits(mode, right, cases)) for what, right, cases in kinds[:2] for mode in made if mode in ("base alone", "TF-IDF", "constant")
+    ]
+
+
+async def entities(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names) -> list[Score]:
+    """Rows with `entities`: micro F1 of exact spans, and texts with all spans right."""
+    rows = [row for row in rows if "entities" in row]
+    if not rows:
+        return []
+    spell = _spelling([e["label"] for row in rows for e in row["entities"]], names.types)
+    wanted = [[_in_one_line(row["text"], e) | {"label": spell[e["label"]]} for e in row["entities"]] for row in rows]
+    types = set(spell.values())
+    offer = {} if types <= set(names.types) else {"labels": sorted(types)}
+    made = {mode: [a or [] for a in await asker.one(adapter, rows, lambda _: offer)] for mode, adapter in (("adapter alone", names.entities), ("base alone", f"{names.entities}@base"))}
+    exact = {mode: [_spans(a) == _spans(w) for a, w in zip(answers, wanted, strict=True)] for mode, answers in made.items()}
+    scores = [Score("entity F1", mode, entity_f1(answers, wanted), None, None, len(rows)) for mode, answers in made.items()]
+    scores += [share("all entities right", mode, right) for mode, right in exact.items()]
+    return [*scores, paired("all entities right", "adapter over base alone", exact["adapter alone"], exact["base alone"])]
+
+
+def _in_one_line(text: str, entity: Mapping[str, Any]) -> dict[str, Any]:
+    """`entity` with its offsets in the one-line text, which is what adapters see."""
+    before, inside = text[: entity["start"]], one_line(text[entity["start"] : entity["end"]])
+    start = len(one_line(before)) + (1 if before.strip() and before[-1].isspace() else 0)
+    return {"start": start, "end": start + len(inside), "label": entity["label"]}
+
+
+def _spans(found: Sequence[Mapping[str, Any]]) -> set[tuple[int, int, str]]:
+    return {(e["start"], e["end"], e["label"]) for e in found}

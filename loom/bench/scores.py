@@ -1,0 +1,100 @@
+"""Scores with intervals, paired comparisons, and the baselines that an adapter must beat."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import SettingsError
+
+Z = 1.96
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A share or a difference with its 95 % interval over `count` cases, or an F1 without; `p_value` for paired tests."""
+
+    what: str
+    mode: str
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+    p_value: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def share(what: str, mode: str, hits: Sequence[bool]) -> Score:
+    """The share of `hits` with its Wilson interval (Wilson 1927)."""
+    n = len(hits)
+    p = sum(hits) / n if n else 0.0
+    middle = (p + Z * Z / (2 * n)) / (1 + Z * Z / n) if n else 0.0
+    half = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n) if n else 1.0
+    return Score(what, mode, p, max(0.0, middle - half), min(1.0, middle + half), n)
+
+
+def paired(what: str, mode: str, ours: Sequence[bool], theirs: Sequence[bool]) -> Score:
+    """How much more often `ours` is right than `theirs` on the same cases, with McNemar's exact p value (two-sided)."""
+    n = len(ours)
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    mean = sum(differences) / n if n else 0.0
+    half = Z * math.sqrt(sum((d - mean) ** 2 for d in differences) / max(1, n - 1) / n) if n else 1.0
+    better, worse = differences.count(1), differences.count(-1)
+    tail = sum(math.comb(better + worse, k) for k in range(min(better, worse) + 1)) / 2 ** (better + worse)
+    return Score(what, mode, mean, mean - half, mean + half, n, min(1.0, 2 * tail))
+
+
+def load_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a test or training file: JSON lines with `text`, or frames (.toml), whose labels they become.
+
+    Raises:
+        SettingsError: there is no such file, or a line is no JSON object with `text`.
+    """
+    if not path.exists():
+        raise SettingsError(f"no file {path}")
+    if path.suffix == ".toml":
+        from loom.frames import Frames
+
+        return [row for label in Frames(path).labels() if (row := _row(json.loads(label.input), json.loads(label.output)))]
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise SettingsError(f"{path}:{number}: no JSON: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise SettingsError(f'{path}:{number}: every line is an object with "text"')
+        rows.append(row)
+    return rows
+
+
+def _row(given: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any] | None:
+    text = given.get("text") or given.get("message")
+    return {"text": text, **wanted} if text else None
+
+
+def constant(train: Sequence[str], count: int) -> list[str]:
+    """The commonest of `train`, `count` times."""
+    return [Counter(train).most_common(1)[0][0]] * count
+
+
+def tfidf(texts: Sequence[str], labels: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """The labels of `asked` by a linear model on TF-IDF of words and character n-grams, trained on `texts`."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline, make_union
+
+    features = make_union(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True))
+    model = make_pipeline(features, LogisticRegression(C=10.0, max_iter=1000))
+    model.fit(list(texts), list(labels))
+    return [str(label) for label in model.predict(list(asked))]

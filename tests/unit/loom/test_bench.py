@@ -1,0 +1,99 @@
+"""Scores: intervals, paired tests, files of other people, and what is compared with what."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.router import Intent
+from loom.bench.quality import _in_one_line, _only, _spelling, right_call, right_tool
+from loom.bench.router import route_scores, routes_from
+from loom.bench.scores import constant, load_rows, paired, share, tfidf
+from runtime.errors import SettingsError
+
+HITS = st.lists(st.booleans(), min_size=1, max_size=40)
+
+
+@given(HITS)
+def test_a_share_lies_in_its_interval(hits: list[bool]) -> None:
+    score = share("x", "y", hits)
+    assert score.low is not None
+    assert score.high is not None
+    assert 0 <= score.low <= score.value + 1e-9 <= score.high + 2e-9 <= 1 + 2e-9
+
+
+def test_mcnemar_is_the_sign_test_on_what_differs() -> None:
+    # seven cases for us, one for them: 2 * (1 + 8) / 2**8
+    score = paired("x", "y", [True] * 7 + [False] + [True] * 5, [False] * 7 + [True] + [True] * 5)
+    assert score.p_value == pytest.approx(18 / 256)
+    assert score.value == pytest.approx(6 / 13)
+
+
+@given(HITS)
+def test_equals_do_not_differ(hits: list[bool]) -> None:
+    score = paired("x", "y", hits, hits)
+    assert (score.value, score.p_value) == (0.0, 1.0)
+
+
+def test_two_calls_are_not_one_and_none_is_none() -> None:
+    call = {"tool": "t", "a": "1"}
+    assert right_call(_only([call]), call)
+    assert not right_tool(_only([call, call]), call)
+    assert right_tool(_only([]), None)
+    assert not right_tool(None, call)
+
+
+def test_other_peoples_labels_keep_their_spelling_unless_all_are_declared() -> None:
+    assert _spelling(["negative", "Positive"], ["NEGATIVE", "POSITIVE"]) == {"negative": "NEGATIVE", "Positive": "POSITIVE"}
+    assert _spelling(["negative", "angry"], ["NEGATIVE"]) == {"negative": "negative", "angry": "angry"}
+
+
+@given(words=st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=6), blanks=st.lists(st.sampled_from([" ", "  ", "\n", "\t "]), min_size=6, max_size=6), which=st.integers(0, 5))
+def test_offsets_follow_the_text_into_one_line(words: list[str], blanks: list[str], which: int) -> None:
+    at = which % len(words)
+    before = "".join(word + blank for word, blank in zip(words[:at], blanks, strict=False))
+    text = before + words[at] + "".join(blank + word for blank, word in zip(blanks, words[at + 1 :], strict=False))
+    found = _in_one_line(text, {"start": len(before), "end": len(before) + len(words[at]), "label": "X"})
+    assert " ".join(text.split())[found["start"] : found["end"]] == words[at]
+
+
+@pytest.mark.parametrize(("content", "words"), [("{", "test.jsonl:1: no JSON"), ('{"label": "A"}', 'object with "text"'), ("[1]", 'object with "text"')])
+def test_a_bad_test_file_is_named_with_its_line(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text(content)
+    with pytest.raises(SettingsError, match=words):
+        load_rows(path)
+
+
+def test_baselines_learn_what_they_can() -> None:
+    texts, labels = ["good day", "good food", "bad day", "bad food"] * 3, ["G", "G", "B", "B"] * 3
+    assert tfidf(texts, labels, ["so good", "so bad"]) == ["G", "B"]
+    assert constant(["A", "B", "A"], 2) == ["A", "A"]
+
+
+class Fixed:
+    """Answers from a table."""
+
+    def __init__(self, table: dict[str, list[str]]) -> None:
+        self._table = table
+
+    async def route(self, text: str) -> list[Intent]:
+        return [*(Intent(name, text, 0.9) for name in self._table[text]), Intent("mood", text, 1.0, always=True)]
+
+
+def test_routes_are_scored_as_sets() -> None:
+    rows: list[dict[str, Any]] = [{"text": "a", "intents": ["x"]}, {"text": "b", "intents": ["x", "y"]}, {"text": "c", "intents": []}, {"text": "d", "intent": "y"}]
+    scores = {s.what: s.value for s in asyncio.run(route_scores(Fixed({"a": ["x"], "b": ["x"], "c": [], "d": ["x"]}), rows))}
+    assert (scores["exact set of intents"], scores["exact set, one intent"], scores["exact set, several intents"], scores["out of scope is unknown"]) == (0.5, 0.5, 0.0, 1.0)
+    assert not math.isnan(scores["p99 ms"])
+
+
+def test_routes_come_from_rows_of_one_intent() -> None:
+    routes = routes_from([{"text": "a", "intents": ["x"]}, {"text": "b", "intents": ["x", "y"]}, {"text": "c", "intents": []}], 0.3)
+    assert {name: (route.utterances, route.threshold) for name, route in routes.items()} == {"x": (("a",), 0.3)}
