@@ -55,7 +55,7 @@ def task_input(task: str, text: str, context: Mapping[str, str]) -> dict[str, An
 def allowed(adapter: Adapter, names: Sequence[str] | None, offer: Offer = DECLARED) -> TaskSpec:
     """What the adapter may answer to a request that allows the tools `names`; text can't widen it."""
     tools = adapter.declared_tools if offer.tools is None else offer.tools
-    return TaskSpec(adapter.task, offer.labels or adapter.labels, tuple(tool for tool in tools if names is None or tool.name in names))
+    return TaskSpec(adapter.task, offer.labels or adapter.labels, tuple(tool for tool in tools if names is None or tool.name in names), adapter.quote)
 
 
 class Service:

@@ -89,6 +89,7 @@ class Adapter(_Table):
     threshold: float = Field(default=0.5, ge=-1, le=1, description="Cosine below which the router does not choose it.")
     whole_message: bool = Field(default=False, description="It answers the message as a whole, whatever its clauses are about.")
     min_examples: int = Field(default=200, ge=1, description="New training examples that start a run.")
+    quote: bool = Field(default=False, description="Only for `chat`: where a passage is given, answers are sentences of it, word for word.")
     recipe: Recipe = Recipe()
     dpo: Dpo | None = Field(default=None, description="Only for `chat` and `tool`.")
     gate: Gate = Gate()
@@ -99,6 +100,8 @@ class Adapter(_Table):
             raise ValueError(f"task {self.task} needs `labels`")
         if self.task == "tool" and not self.tools:
             raise ValueError("task tool needs `tools`")
+        if self.quote and self.task != "chat":
+            raise ValueError(f"task {self.task} has no `quote`")
         if self.dpo and self.task not in ("chat", "tool"):
             raise ValueError(f"task {self.task} has no `dpo`: its answers are right or wrong, which SFT learns as well")
         return self
@@ -111,7 +114,7 @@ class Adapter(_Table):
     @property
     def spec(self) -> TaskSpec:
         """What the adapter may answer."""
-        return TaskSpec(self.task, self.labels, tuple(self.declared_tools))
+        return TaskSpec(self.task, self.labels, tuple(self.declared_tools), self.quote)
 
 
 class Project(_Table):

@@ -9,16 +9,12 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import httpx
-from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
-from confluent_kafka.schema_registry.error import SchemaRegistryError
-
 from schemas import contracts
 from schemas.codec import RECORDS, Codec
 from schemas.topics import Topic
 
-TIMEOUT_SECONDS = 10
-NOT_FOUND = 404
+TIMEOUT_SECONDS = 3
+"""Well under a consumer's session timeout: a call holds up its event loop. Who calls tries again."""
 SERVER_FAULT = 500
 
 
@@ -30,8 +26,10 @@ class Registry:
     """A client of the registry at `url`, for topics under `prefix`."""
 
     def __init__(self, url: str, topics: Iterable[Topic], prefix: str = "") -> None:
+        from confluent_kafka.schema_registry import SchemaRegistryClient
+
         self._url = url
-        self._client = SchemaRegistryClient({"url": url, "timeout": TIMEOUT_SECONDS})
+        self._client = SchemaRegistryClient({"url": url, "timeout": TIMEOUT_SECONDS, "max.retries": 0})
         self._subjects: Mapping[str, str] = {f"{prefix}{topic.name}-value": RECORDS[topic.record] for topic in topics}
 
     def codec(self) -> Codec:
@@ -51,8 +49,8 @@ class Registry:
                 self._call(self._client.set_compatibility, subject, "FULL_TRANSITIVE")
             try:
                 self._call(self._client.register_schema, subject, _schema(record))
-            except SchemaRegistryError as error:
-                raise ValueError(f"the registry at {self._url} refuses the contract of {subject}: {error.error_message}") from error
+            except LookupError as error:
+                raise ValueError(f"the registry at {self._url} refuses the contract of {subject}: {error}") from error
         return sorted(self._subjects.keys() - known)
 
     def schema_id(self, record: str) -> int:
@@ -60,32 +58,33 @@ class Registry:
         subject = next(subject for subject, name in self._subjects.items() if name == record)
         try:
             return int(self._call(self._client.lookup_schema, subject, _schema(record)).schema_id)
-        except SchemaRegistryError as error:
-            raise LookupError(f"{subject} is not in the registry at {self._url}: `loom topics apply` registers it ({error.error_message})") from error
+        except LookupError as error:
+            raise LookupError(f"{subject} is not in the registry at {self._url}: `loom topics apply` registers it ({error})") from error
 
     def contract(self, schema_id: int) -> contracts.Contract:
         """The contract with this id. Raises LookupError for an unknown one, RegistryUnavailable."""
         if schema_id >= contracts.FIRST_ID:
             return contracts.landed()[schema_id][1]
-        try:
-            found = self._call(self._client.get_schema, schema_id)
-        except SchemaRegistryError as error:
-            raise LookupError(f"the registry has no schema {schema_id}") from error
-        loaded: contracts.Contract = json.loads(found.schema_str)
+        loaded: contracts.Contract = json.loads(self._call(self._client.get_schema, schema_id).schema_str)
         return loaded
 
     def _call(self, method: Any, *arguments: Any) -> Any:
+        """What `method` returns. Raises LookupError when the registry says no, RegistryUnavailable when it can't answer."""
+        from confluent_kafka.schema_registry.error import SchemaRegistryError
+
         try:
             return method(*arguments)
         except SchemaRegistryError as error:
             if error.http_status_code >= SERVER_FAULT:
                 raise RegistryUnavailable(f"the schema registry at {self._url} fails: {error}") from error
-            raise
-        except (httpx.HTTPError, OSError) as error:
+            raise LookupError(error.error_message) from error
+        except Exception as error:  # the client lets through the errors of the HTTP library that it was built on
             raise RegistryUnavailable(f"the schema registry at {self._url} can't be reached: {type(error).__name__}: {error}") from error
 
 
-def _schema(record: str) -> Schema:
+def _schema(record: str) -> Any:
+    from confluent_kafka.schema_registry import Schema
+
     return Schema(json.dumps(contracts.contract(record)), "AVRO")
 
 

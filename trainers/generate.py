@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime.tasks.prompt import Prompt, prompt_ids
@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BATCH = 64
+
+
+def batched(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """`items` in runs of `size`; the last may be shorter."""
+    yield from (items[at : at + size] for at in range(0, len(items), size))
 
 
 def generate(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Prompt], grammars: Sequence[str | None], max_tokens: int) -> list[str]:
@@ -22,11 +27,12 @@ def generate(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Prompt], 
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=model.config.vocab_size, stop_token_ids=[tokenizer.eos_token_id])
     compiler = xgrammar.GrammarCompiler(info)
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
+    # a batch is constrained as a whole or not at all
+    kinds = [[i for i in range(len(prompts)) if (grammars[i] is None) == free] for free in (True, False)]
+    batches = [batch for kind in kinds for batch in batched(sorted(kind, key=lambda i: len(ids[i])), BATCH)]
     out = [""] * len(prompts)
     model.eval()
-    for start in range(0, len(order), BATCH):
-        batch = order[start : start + BATCH]
+    for batch in batches:
         width = max(len(ids[i]) for i in batch)
         tokens = torch.tensor([[tokenizer.pad_token_id] * (width - len(ids[i])) + ids[i] for i in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(ids[i])) + [1] * len(ids[i]) for i in batch], device=model.device)

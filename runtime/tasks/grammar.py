@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runtime.tasks.chat import sentences
 from runtime.tasks.extract import NO_ENTITY
 from runtime.tasks.prompt import one_line
 from runtime.tasks.samples import TaskSpec
@@ -20,6 +21,7 @@ from runtime.tasks.tool import MISSING, NO_TOOL, Tool
 WORD = re.compile(r"^(\W*)(.*?)((?:['’]s)?\W*)$", re.DOTALL)
 MAX_TOKENS = {"classify": 24, "tool": 96, "extract": 160, "chat": 96}
 MAX_PATTERN_WORDS = 6
+MAX_QUOTED = 3
 FORMATS = {"email": r"^[^@\s]+@[^@\s]+\.[A-Za-z]{2,}$"}
 NUMBER = {"integer": '"-"? [0-9]+', "number": '"-"? [0-9]+ ("." [0-9]+)?', "boolean": '"true" | "false"'}
 
@@ -33,6 +35,8 @@ def grammar(spec: TaskSpec, given: Mapping[str, Any]) -> str | None:
     if spec.task == "extract":
         entity = f'entity ::= ({_choice(spec.labels)}) "= " span'
         return "\n".join([f'root ::= {_quoted(NO_ENTITY)} | entity ("\\n" entity)*', entity, *_span_rules("span", [one_line(given["text"])])])
+    if spec.quote and (found := sentences(given.get("passage", ""))):
+        return f'root ::= sentence (" " sentence){{0,{MAX_QUOTED - 1}}}\nsentence ::= {_choice(found)}'
     return None
 
 

@@ -7,16 +7,15 @@ none fits, an answer that another sentence of the passage gives, an answer that 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from runtime.tasks.chat import sentences
 from runtime.tasks.prompt import one_line
 from runtime.tasks.samples import TaskSpec
 
 PREFERENCE = "preference"
 """What stands in a dataset record's `task` for a pair."""
-SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
 def plausible_wrong(spec: TaskSpec, given: Mapping[str, Any], wanted: Mapping[str, Any], rng: random.Random) -> dict[str, Any] | None:
@@ -55,8 +54,8 @@ def _neighbouring_spans(value: str, words: list[str]) -> list[str]:
 
 def _wrong_answers(spec: TaskSpec, given: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     right = one_line(wanted["answer"])
-    for sentence in SENTENCE.split(one_line(given.get("passage", ""))):
-        if sentence and sentence not in right and right not in sentence:
+    for sentence in sentences(given.get("passage", "")):
+        if sentence not in right and right not in sentence:
             yield {"answer": sentence}
     if len(words := right.split(" ")) > 3:
         yield {"answer": " ".join(words[: len(words) // 2])}

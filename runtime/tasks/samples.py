@@ -24,11 +24,12 @@ Body = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """What a task may answer: labels or entity types, and tools."""
+    """What a task may answer: labels or entity types, tools, quotes alone."""
 
     task: str
     labels: tuple[str, ...] = ()
     tools: tuple[tool.Tool, ...] = ()
+    quote: bool = False
 
 
 def render(spec: TaskSpec, body: Body, rng: random.Random | None = None) -> tuple[Prompt, str]:

@@ -15,7 +15,7 @@ from distilabel.typing import FormattedInput, GenerateOutput
 from runtime.ids import digest
 from streams.teacher.questions import PASSAGE
 
-NAME = "offline-extractive-2"
+NAME = "offline-extractive-3"
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n{2,}")
 WORD = re.compile(r"[A-Za-z][A-Za-z-]{3,}")
 STOP = frozenset(
@@ -23,7 +23,7 @@ STOP = frozenset(
     "into itself just like made make many might more most much must need only other over same should since some such than that their them then there these they this "
     "those through under until upon used uses using very want what when where which while will with within without would your yours once when".split()
 )
-TOPICS = 3
+LEAD_WORDS, PAIRS = 4, 2
 FRAMES = (
     "What does the documentation say about {topic}?", "Can you tell me about {topic}?", "How does {topic} work?", "What should I know about {topic}?",
     "{topic}?", "I have a question on {topic}.", "Where can I read about {topic}?", "Please explain {topic}.",
@@ -31,16 +31,17 @@ FRAMES = (
 
 
 def questions(passage: str, count: int) -> list[tuple[str, str, str]]:
-    """Up to `count` (question, answer, topic) triples; an answer is a sentence of `passage`, a topic up to two words that stand in no other sentence."""
+    """Up to `count` (question, answer, topic) triples; an answer is a sentence of `passage`, a topic its first words or two words that stand in no other one."""
     sentences = [" ".join(s.split()) for s in SENTENCE.split(passage)]
     sentences = [s for s in dict.fromkeys(sentences) if 40 <= len(s) <= 240 and s[0].isalnum() and s[-1] in ".!?"]
     frequency = Counter(w.lower() for s in sentences for w in WORD.findall(s))
     found = []
     for sentence in sentences:
         words = [w for w in dict.fromkeys(WORD.findall(sentence)) if w.lower() not in STOP and frequency[w.lower()] == 1]
-        rarest = sorted(words, key=lambda w: (-len(w), w))[: 2 * TOPICS]
-        for pair in (rarest[i : i + 2] for i in range(0, len(rarest) - 1, 2)):
-            topic = " ".join(w if w.isupper() else w.lower() for w in sorted(pair, key=sentence.index))
+        rarest = sorted(words, key=lambda w: (-len(w), w))[: 2 * PAIRS]
+        pairs = [sorted(rarest[i : i + 2], key=sentence.index) for i in range(0, len(rarest) - 1, 2)]
+        for said in ([*sentence.rstrip(".!?").split(" ")[:LEAD_WORDS]], *pairs):
+            topic = " ".join(w if w.isupper() else w.lower() for w in said).strip(",;:")
             first = int(digest(sentence, topic), 16)
             second = first + 1 + first // len(FRAMES) % (len(FRAMES) - 1)
             found.append([(FRAMES[n % len(FRAMES)].format(topic=topic), sentence, topic) for n in (first, second)])

@@ -12,7 +12,7 @@ from loom.embedded.kafka import EmbeddedKafka
 from runtime.errors import Fenced
 from runtime.ids import digest
 from runtime.kafka import Outgoing, apply_topics
-from runtime.project import load_project
+from runtime.project import Base, load_project
 from schemas.codec import Codec
 from schemas.events import AdapterEvent, AdapterEventKind, DatasetRecord, OffsetRange, RecordStatus, Split, TrainingRun
 from tests.support.kafka import publish, read_all
@@ -20,7 +20,8 @@ from trainers.coordinator import Coordinator
 from trainers.snapshot import read_ranges
 
 CODEC = Codec()
-PROJECT = load_project(Path(__file__).parents[2] / "examples/pebblewire/loom.toml")
+EXAMPLE = load_project(Path(__file__).parents[2] / "examples/pebblewire/loom.toml")
+PROJECT = EXAMPLE.model_copy(update={"base": Base(model=EXAMPLE.base.model)})  # adapters wait for no pre-training
 
 
 def records(prefix: str, count: int) -> list[Outgoing]:
@@ -51,7 +52,7 @@ async def test_it_requests_a_run_past_foreign_bytes_and_a_second_one_fences_it(k
     await publish(kafka.address, records(prefix, enough))
     run = CODEC.decode(TrainingRun, (await until(kafka.address, f"{prefix}training-runs", 2))[1])
     assert (run.adapter, run.version, sum(r.end for r in run.ranges)) == ("classifier", 1, enough + 1)
-    assert len(await read_ranges(kafka.address, [OffsetRange(topic=r.topic, partition=r.partition, first=r.first, end=r.end) for r in run.ranges], CODEC)) == enough
+    assert len(await read_ranges(kafka.address, [OffsetRange(topic=r.topic, partition=r.partition, first=r.first, end=r.end) for r in run.ranges], CODEC, "classifier")) == enough
     second = asyncio.create_task(Coordinator(PROJECT, kafka.address, prefix).run(stop))
     await asyncio.sleep(3)
     await publish(kafka.address, [Outgoing(f"{prefix}training-runs", run.run_id.encode(), CODEC.encode(_failed(run)))])

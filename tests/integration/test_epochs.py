@@ -23,21 +23,21 @@ PROJECT = f"""
 [base]
 model = "{ROOT / "models/base"}"
 [base.cpt]
-min_examples = 3
+min_examples = 20
 recipe = {{ max_steps = 12, max_tokens = 128, batch_size = 4, learning_rate = 1e-3 }}
 [adapters.mood]
 task = "classify"
 result = "moods"
-labels = ["GLAD", "SAD"]
-min_examples = 60
-recipe = {{ max_steps = 30 }}
+labels = ["KIND_A", "KIND_B"]
+min_examples = 120
+recipe = {{ max_steps = 80, epochs = 20 }}
 gate = {{ min_score = 0.2, max_loss = 1.0 }}
 """
 THINGS = ("lamp", "hub", "door", "lock", "plug", "app", "scene", "blind", "mower", "siren", "meter", "valve")
 
 
 def labels() -> list[Label]:
-    words = {"GLAD": ("I love the {}", "the {} is great", "so happy with my {}"), "SAD": ("I hate the {}", "the {} is awful", "so angry about my {}")}
+    words = {"KIND_A": ("I love the {}", "the {} is great", "so happy with my {}", "I love my new {}", "what a great {}", "the {} makes me happy"), "KIND_B": ("I hate the {}", "the {} is awful", "so angry about my {}", "I hate this {}", "what an awful {}", "the {} makes me angry")}
     return [
         Label(example_id=f"{label}-{thing}-{i}", adapter="mood", input=json.dumps({"text": frame.format(thing)}), output=json.dumps({"label": label}), group_id=f"{label}-{thing}-{i}")
         for label, frames in words.items()
@@ -83,7 +83,7 @@ def test_a_new_epoch_switches_base_and_adapters_as_one(tmp_path: Path) -> None:
             time.sleep(1)
             runs = [run for run in system.read("training-runs", TrainingRun) if run.status in (RunStatus.REJECTED, RunStatus.FAILED)]
             assert not runs, runs[0].reason
-            assert time.monotonic() < end
+            assert time.monotonic() < end, system.loom("runs").stdout
         ask(system, range(asked, asked + 5))
         wanted = {str(i) for i in range(asked + 5)}
         while (words := Counter(c.request_id for c in system.read("results.completed", RequestCompleted))).keys() != wanted:

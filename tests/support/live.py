@@ -24,7 +24,7 @@ from runtime.kafka import Outgoing
 from runtime.objects import Objects
 from runtime.project import Project, load_project
 from schemas.codec import Codec
-from schemas.events import Label
+from schemas.events import Label, RunStatus, TrainingRun
 from tests.support.kafka import publish, read_all
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,17 @@ class Live:
         return subprocess.run([sys.executable, "-m", "loom", *arguments], env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False)
 
     def until_live(self, adapters: set[str], seconds: float) -> None:
-        self._until(lambda: adapters <= self.serving(), seconds, f"{adapters} to go live")
+        def live() -> bool:
+            lost = [run for run in self.read("training-runs", TrainingRun) if run.adapter in adapters and run.status in (RunStatus.REJECTED, RunStatus.FAILED)]
+            assert not lost, f"{lost[0].adapter}: {lost[0].reason}"
+            return adapters <= self.serving()
+
+        self._until(live, seconds, f"{adapters} to go live")
+
+    def until_ended(self, adapters: set[str], seconds: float) -> None:
+        """Returns when a run of each was judged."""
+        judged = (RunStatus.PUBLISHED, RunStatus.REJECTED)
+        self._until(lambda: adapters <= {r.adapter for r in self.read("training-runs", TrainingRun) if r.status in judged}, seconds, f"runs of {adapters} to end")
 
     def serving(self) -> set[str]:
         try:

@@ -26,7 +26,8 @@ from runtime.tasks.prompt import Prompt, one_line
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 VOCABULARY = 4096
-RULE_SAMPLES = 140_000
+RULE_SAMPLES = 110_000
+QUOTE_SAMPLES = 90_000
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' %}{% generation %}"
     "{{ m['content'] }}<|end|>{% endgeneration %}{% else %}{{ m['content'] }}<|end|>{% endif %}{% endfor %}"
@@ -139,6 +140,7 @@ def sources(data: Path) -> dict[str, tuple[list[str], int]]:
     passages = [text[i : i + 1200] for text in docs[20:] for i in range(0, len(text), 1200)]
     passages += [books[2 + n % (len(books) - 2)][n * 997 % 90_000 :][:1200] for n in range(3000)]
     made = [render(*rules.sample(rng, chatter, passages)) for _ in range(RULE_SAMPLES)]
+    quotes = [render(*rules.quote_sample(rng, passages)) for _ in range(QUOTE_SAMPLES)]
     labelled = intents(data, rng) + entities(data, rng) + calls(data, rng) * 3
     rng.shuffle(labelled)
     return {
@@ -146,6 +148,7 @@ def sources(data: Path) -> dict[str, tuple[list[str], int]]:
         "dialogues": ([turns(t) for t in talk], 50),
         "docs": ([f"<|bos|>{t}<|end|>" for t in docs], 20),
         "rules": (made, 1000),
+        "quotes": (quotes, 500),
         "labelled": (labelled, 500),
         "conversations": (conversations(data), 10),
     }
@@ -167,7 +170,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 def fresh_tokenizer(texts: dict[str, tuple[list[str], int]]) -> Tokenizer:
     """A tokenizer trained on a share of each source."""
-    shares = {"books": (40, 200_000), "dialogues": (2400, 4000), "docs": (700, 20_000), "rules": (6000, 4000), "labelled": (4000, 3000), "conversations": (300, 4000)}
+    shares = {"books": (40, 200_000), "dialogues": (2400, 4000), "docs": (700, 20_000), "rules": (6000, 4000), "quotes": (2000, 4000), "labelled": (4000, 3000), "conversations": (300, 4000)}
     sample = [text[:limit] for name, (many, limit) in shares.items() for text in texts[name][0][texts[name][1] :][:many]]
     return train_tokenizer(sample)
 

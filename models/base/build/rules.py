@@ -282,21 +282,37 @@ SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 def quote_sample(rng: random.Random, passages: Sequence[str]) -> Sample:
-    """A passage of two to five real sentences, and the one that holds what is asked about."""
+    """A passage of two to eight real sentences, and the one that holds what is asked about: its first words, words of it in a row, or words that stand in no other sentence."""
     for _ in range(20):
         sentences = [s for s in SENTENCE.split(" ".join(rng.choice(passages).split())) if 30 < len(s) < 220]
         if len(sentences) < 3:
             continue
         at = rng.randrange(len(sentences) - 1)
-        window = sentences[at : at + rng.randint(2, 5)]
+        window = list(dict.fromkeys(sentences[at : at + rng.randint(2, 8)]))
         answer = rng.choice(window)
-        words = [w for w in re.findall(r"[A-Za-z]{5,}", answer) if sum(w.lower() in s.lower() for s in window) == 1]
-        if not words:
-            continue
-        topic = " ".join(rng.sample(words, k=min(len(words), rng.choice([1, 1, 2, 3]))))
-        frame = rng.choice(["What does it say about {t}?", "what about {t}", "{t}?", "Tell me about {t}.", "Where is {t} mentioned?", "How about {t}?", "What is said of {t}?", "Quote what it says on {t}.", "explain {t}", "How does {t} work?"])
-        return chat.render_prompt(frame.format(t=topic), " ".join(window)), answer
+        topic = _topic(rng, answer, window)
+        if topic is not None:
+            return chat.render_prompt(noisy(rng, rng.choice(QUOTE_FRAMES).format(t=topic)), " ".join(window)), answer
     return copy_sample(rng, passages)
+
+
+QUOTE_FRAMES = (
+    "What does it say about {t}?", "what about {t}", "{t}?", "Tell me about {t}.", "Where is {t} mentioned?", "How about {t}?", "What is said of {t}?", "Quote what it says on {t}.", "explain {t}",
+    "How does {t} work?", "is there something on {t}", "I want to read about {t}", "what do I need to know about {t}?", "Which sentence names {t}?", "find {t}", "my question is about {t}",
+)
+
+
+def _topic(rng: random.Random, answer: str, window: Sequence[str]) -> str | None:
+    """What a question about `answer` names; None where that stands in another sentence of `window` as well."""
+    words, style = answer.rstrip(".!?;:,").split(), rng.random()
+    if style < 0.65:
+        start = 0 if style < 0.35 else rng.randrange(max(1, len(words) - 3))
+        topic = " ".join(words[start : start + rng.randint(2, 5)]).strip(",;:()\"'")
+        topic = topic[:1].lower() + topic[1:] if rng.random() < 0.7 else topic
+    else:
+        rare = [w for w in re.findall(r"[A-Za-z]{5,}", answer) if sum(w.lower() in s.lower() for s in window) == 1]
+        topic = " ".join(rng.sample(rare, k=min(len(rare), rng.choice([1, 1, 2, 3]))))
+    return topic if topic and (style >= 0.65 or sum(topic.lower() in s.lower() for s in window) == 1) else None
 
 
 def copy_sample(rng: random.Random, passages: Sequence[str]) -> Sample:
@@ -311,11 +327,11 @@ def copy_sample(rng: random.Random, passages: Sequence[str]) -> Sample:
 
 
 MIX: tuple[tuple[float, Callable[[random.Random, Sequence[str]], Sample]], ...] = (
-    (0.42, tool_sample), (0.10, mood_sample), (0.08, topic_sample), (0.14, extract_sample), (0.18, quote_sample), (0.08, copy_sample),
+    (0.52, tool_sample), (0.12, mood_sample), (0.08, topic_sample), (0.18, extract_sample), (0.10, copy_sample),
 )
 
 
 def sample(rng: random.Random, chatter: Sequence[str], passages: Sequence[str]) -> Sample:
     """One sample, its kind drawn by `MIX`."""
     make = rng.choices([make for _, make in MIX], weights=[weight for weight, _ in MIX])[0]
-    return make(rng, passages if make in (quote_sample, copy_sample) else chatter)
+    return make(rng, passages if make is copy_sample else chatter)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 VOCABULARY, HIDDEN, LAYERS, INNER, HEADS, CONTEXT = 4096, 256, 8, 704, 4, 512
 HEAD = HIDDEN // HEADS
 THETA = 10_000.0
-MIX = {"books": 0.30, "docs": 0.22, "dialogues": 0.03, "rules": 0.33, "labelled": 0.10, "conversations": 0.02}
+MIX = {"books": 0.20, "docs": 0.17, "dialogues": 0.02, "rules": 0.24, "quotes": 0.26, "labelled": 0.09, "conversations": 0.02}
 PEAK, WARM, WEIGHT_DECAY = 2.5e-3, 0.01, 0.1
 
 
