@@ -14,7 +14,9 @@ $(UV):
 	$(PYTHON) -m venv var/tools
 	var/tools/bin/pip install --quiet --disable-pip-version-check uv
 
-$(VENV)/.ready: requirements-cpu.txt pyproject.toml | $(UV)
+$(VENV)/.ready: requirements-cpu.txt pyproject.toml
+	@$(PYTHON) deploy/preflight.py
+	@$(MAKE) --no-print-directory $(UV)
 	@echo "Installing packages: up to 3 GB to fetch and 7.6 GB on disk the first time"
 	@test -x $(BIN)/python || $(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
 	$(UV) pip sync --quiet --python $(BIN)/python requirements-cpu.txt

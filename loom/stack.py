@@ -15,9 +15,10 @@ import structlog
 
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from loom.embedded.postgres import EmbeddedPostgres
+from loom.offsets import check_groups
 from loom.processes import WORKERS
 from runtime.database import migrate
-from runtime.errors import SettingsError
+from runtime.errors import LoomError, SettingsError
 from runtime.kafka import apply_topics
 from runtime.project import Project, load_project
 from runtime.settings import Settings
@@ -28,6 +29,8 @@ BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_SECONDS = 60.0
 DRAIN_SECONDS = 30.0
 MIN_FREE_BYTES = 2 << 30
+MIN_MEMORY_BYTES = 6 << 30
+CONSUMER_GROUPS = ("chunk", "synth", "format", "inference")
 
 
 @dataclass(slots=True)
@@ -93,6 +96,8 @@ class Stack:
     supervised: dict[str, Supervised] = field(default_factory=dict)
     _kafka: EmbeddedKafka | None = None
     _postgres: EmbeddedPostgres | None = None
+    _groups: list[str] = field(default_factory=list)
+    _broker: str | None = None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -117,9 +122,12 @@ class Stack:
             await asyncio.to_thread(self._postgres.start)
             settings = settings.model_copy(update={"database": SecretStr(self._postgres.url)})
         assert settings.broker and settings.database
+        self._broker = settings.broker
         await asyncio.to_thread(migrate, settings.database.get_secret_value())
         await apply_topics(settings.broker, project.topics.values(), settings.prefix)
         await asyncio.to_thread(register_contracts, settings, project)
+        self._groups = [f"{settings.prefix}{name}" for name in CONSUMER_GROUPS]
+        await check_groups(settings.broker, self._groups, data)
         self.start_workers(settings)
         return settings
 
@@ -136,6 +144,9 @@ class Stack:
         """Drains the workers, then stops the services."""
         self._stop.set()
         await asyncio.gather(*self._tasks)
+        if self._groups and self._broker:
+            with contextlib.suppress(LoomError):  # a broker that is gone already says so at the next start
+                await check_groups(self._broker, self._groups, self.settings.data.resolve())
         if self._postgres:
             await asyncio.to_thread(self._postgres.stop)
         if self._kafka:
@@ -170,12 +181,17 @@ def check_machine(data: Path) -> None:
     import platform
     import shutil
 
+    import psutil
+
     if platform.system() != "Linux":
         raise SettingsError(f"{platform.system()} is not supported: use Linux, or the containers in deploy/")
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"the data folder {data} can't be made: {error.strerror}: set LOOM_DATA") from error
+    available = psutil.virtual_memory().available
+    if available < MIN_MEMORY_BYTES:
+        raise SettingsError(f"{available >> 20} MiB of memory are available, {MIN_MEMORY_BYTES >> 20} are needed: end other programs, or run workers on other machines (`loom worker`)")
     free = shutil.disk_usage(data).free
     if free < MIN_FREE_BYTES:
         raise SettingsError(f"{data} has {free >> 20} MiB free, {MIN_FREE_BYTES >> 20} MiB are needed: set LOOM_DATA to another disk")

@@ -24,6 +24,7 @@ from trainers.snapshot import Row
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+MAX_HELD_OUT = 200
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
@@ -33,7 +34,7 @@ def make(cpt: Cpt, base: str, rows: Sequence[Row], folder: Path, progress: Progr
 
     tokenizer, size = load_tokenizer(base), cpt.recipe.max_tokens
     learn = list(windows(tokenizer, [row for row in rows if row.split is Split.TRAIN], size))
-    held_out = list(windows(tokenizer, [row for row in rows if row.split is Split.EVALUATION], size))
+    held_out = spread(list(windows(tokenizer, [row for row in rows if row.split is Split.EVALUATION], size)), MAX_HELD_OUT)
     model = train(base, [([], window) for window in learn], cpt.recipe, folder / "lora", progress)
     with model.disable_adapter():
         before = losses(model, held_out)
@@ -57,6 +58,11 @@ def windows(tokenizer: Any, rows: Sequence[Row], size: int) -> Iterator[list[int
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     stream = list(chain.from_iterable([*start, *ids, tokenizer.eos_token_id] for ids in texts))
     yield from (stream[at : at + size] for at in range(0, len(stream), size) if len(stream[at : at + size]) > 1)
+
+
+def spread(found: Sequence[list[int]], count: int) -> list[list[int]]:
+    """At most `count` of `found`, evenly spread."""
+    return list(found) if len(found) <= count else [found[i * len(found) // count] for i in range(count)]
 
 
 def losses(model: PreTrainedModel, held_out: Sequence[list[int]]) -> list[float]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ import pytest_asyncio
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
 from runtime.database import connect
-from runtime.kafka import Outgoing, apply_topics
+from runtime.kafka import Outgoing, Record, apply_topics
 from runtime.objects import Objects
 from runtime.project import load_project
 from runtime.sealing import PostgresKeys, unseal
+from runtime.stage import run_stage
 from schemas.codec import Codec
 from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Document, Example, ExampleStatus, Label, RecordStatus
 from streams.chunk import ChunkStage
@@ -166,3 +169,28 @@ async def test_bad_documents_are_parked_with_a_reason(system: System, media_type
     assert (letter.stage, fault in letter.message) == ("chunk", True)
     await system.publish(document("good", PAGE))
     assert len(await system.read("chunks", Chunk, 2)) == 2
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("a full disk needs the right to mount a small one")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.asyncio
+async def test_a_full_disk_at_the_store_waits_and_goes_on(system: System, tiny_disk: Path) -> None:
+    (tiny_disk / "filler").write_bytes(b"x" * (250 << 10))
+    stage = Intake(replace(system.context, objects=Objects((tiny_disk / "objects").as_uri())))
+    document = Document(doc_id="full", revision=1, media_type="text/markdown", source="t", content=PAGE * 200)
+    record = Record("documents", 0, 0, b"full", CODEC.encode(document))
+    waiting = asyncio.create_task(run_stage(stage, record, CODEC, system.prefix))
+    await asyncio.sleep(3)
+    assert not waiting.done()
+    (tiny_disk / "filler").unlink()
+    (made,) = await asyncio.wait_for(waiting, 20)
+    assert made.topic == system.prefix + "revisions"

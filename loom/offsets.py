@@ -1,0 +1,54 @@
+"""Consumer groups that had offsets and have none: reading from the start again would do everything twice, so it is an error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ConsumerGroupTopicPartitions
+
+from runtime.errors import SettingsError, Transient
+
+FILE = "groups.json"
+
+
+async def groups_with_offsets(broker: str, groups: Sequence[str]) -> set[str]:
+    """Those of `groups` that have committed somewhere. Raises Transient when the broker can't say."""
+    return await asyncio.to_thread(_with_offsets, broker, groups)
+
+
+def _with_offsets(broker: str, groups: Sequence[str]) -> set[str]:
+    admin = AdminClient({"bootstrap.servers": broker})
+    found = set()
+    for group in groups:
+        try:
+            ((_, asked),) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).items()
+            offsets = asked.result(20).topic_partitions
+        except KafkaException as error:
+            raise Transient(f"the offsets of {group} can't be read: {error.args[0].str()}") from error
+        if any(partition.offset >= 0 for partition in offsets or ()):
+            found.add(group)
+    return found
+
+
+def known_groups(folder: Path) -> set[str]:
+    """The groups that are known to have had offsets."""
+    path = folder / FILE
+    return set(json.loads(path.read_text())) if path.exists() else set()
+
+
+async def check_groups(broker: str, groups: Sequence[str], folder: Path) -> None:
+    """Notes which groups have offsets.
+
+    Raises:
+        SettingsError: a group that had offsets has none.
+    """
+    now, known = await groups_with_offsets(broker, groups), known_groups(folder)
+    if lost := sorted((known & set(groups)) - now):
+        raise SettingsError(
+            f"the broker {broker} has lost the offsets of {', '.join(lost)}: everything would be read and answered again. Restore its data, or, if that is what you want, delete {folder / FILE}"
+        )
+    (folder / FILE).write_text(json.dumps(sorted(known | now)))

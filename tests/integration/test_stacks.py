@@ -1,0 +1,92 @@
+"""Stacks beside each other and on services that are there already; groups that lost their offsets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import asyncpg
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from loom.embedded.kafka import free_port
+from loom.offsets import known_groups
+from schemas.events import Revision
+from tests.support.live import EXAMPLE, ROOT, Live, running
+
+pytestmark = pytest.mark.timeout(300)
+DOCUMENTS = EXAMPLE.parent / "docs"
+
+
+def published(system: Live, document: str) -> set[str]:
+    """The doc ids that arrive after `document` was published."""
+    assert system.loom("publish", str(DOCUMENTS / document)).returncode == 0
+    system._until(lambda: system.read("revisions", Revision), 60, "a revision")
+    return {r.doc_id for r in system.read("revisions", Revision)}
+
+
+def test_two_stacks_side_by_side_and_a_third_on_their_services() -> None:
+    with running(EXAMPLE) as first, running(EXAMPLE) as second:
+        assert published(first, "hub.md") == {"hub.md"}
+        assert published(second, "locks.md") == {"locks.md"}
+        known = json.loads((first.data / "connection.json").read_text())
+        other = known["database"].rpartition("/")[0] + "/third" + ("?" + known["database"].partition("?")[2] if "?" in known["database"] else "")
+
+        async def make_database() -> None:
+            connection = await asyncpg.connect(known["database"])
+            await connection.execute("CREATE DATABASE third")
+            await connection.close()
+
+        asyncio.run(make_database())
+        folder = Path(tempfile.mkdtemp(prefix="loom-test-"))
+        environment = first.environment | {"LOOM_PREFIX": "third.", "LOOM_DATA": str(folder), "LOOM_HTTP_PORT": str(free_port())}
+        third = subprocess.Popen([sys.executable, "-m", "loom", "up", "--broker", known["broker"], "--database", other], env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+        try:
+            first._until(lambda: (folder / "connection.json").exists() and (folder / "connection.json").read_text(), 60, "the third stack")
+            done = subprocess.run([sys.executable, "-m", "loom", "publish", str(DOCUMENTS / "energy.md")], env=environment, cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            first._until(lambda: first.read("third.revisions", Revision), 60, "a revision of the third stack")
+            assert {r.doc_id for r in first.read("third.revisions", Revision)} == {"energy.md"}
+            assert {r.doc_id for r in first.read("revisions", Revision)} == {"hub.md"}
+        finally:
+            third.send_signal(signal.SIGINT)
+            assert third.wait(60) == 0
+
+
+def test_a_group_that_lost_its_offsets_is_an_error() -> None:
+    with running(EXAMPLE) as system:
+        published(system, "hub.md")
+        assert system.stop() == 0
+        assert "chunk" in known_groups(system.data)
+        system.start()
+        broker = system.broker
+        assert system.stop() == 0
+        workers_away = subprocess.Popen([sys.executable, "-c", KAFKA_ALONE, str(system.data / "kafka"), system.environment["LOOM_BROKER_PORT"]], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert workers_away.stdout is not None
+        assert workers_away.stdout.readline().strip() == "ready"
+        for done in AdminClient({"bootstrap.servers": broker}).delete_consumer_groups(["chunk"]).values():
+            done.result(20)
+        workers_away.send_signal(signal.SIGINT)
+        workers_away.wait(60)
+        failed = system.loom("up")
+        assert failed.returncode == 2
+        assert "has lost the offsets of chunk" in failed.stderr
+
+
+KAFKA_ALONE = """
+import signal, sys
+from pathlib import Path
+from loom.embedded.kafka import EmbeddedKafka
+broker = EmbeddedKafka(Path(sys.argv[1]), int(sys.argv[2]))
+broker.start()
+print("ready", flush=True)
+try:
+    signal.pause()
+except KeyboardInterrupt:
+    broker.stop()
+"""
