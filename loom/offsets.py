@@ -7,26 +7,27 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, ConsumerGroupTopicPartitions
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+from confluent_kafka.admin import AdminClient
 
 from runtime.errors import SettingsError, Transient
 
 FILE = "groups.json"
+TIMEOUT_SECONDS = 20
 
 
-async def groups_with_offsets(broker: str, groups: Sequence[str]) -> set[str]:
+def groups_with_offsets(broker: str, groups: Sequence[str]) -> set[str]:
     """Those of `groups` that have committed somewhere. Raises Transient when the broker can't say."""
-    return await asyncio.to_thread(_with_offsets, broker, groups)
-
-
-def _with_offsets(broker: str, groups: Sequence[str]) -> set[str]:
     admin = AdminClient({"bootstrap.servers": broker})
     found = set()
-    for group in groups:
+    try:
+        there = {group.group_id for group in admin.list_consumer_groups().result(TIMEOUT_SECONDS).valid}
+    except KafkaException as error:
+        raise Transient(f"the consumer groups of {broker} can't be listed: {error.args[0].str()}") from error
+    for group in there & set(groups):
         try:
             ((_, asked),) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).items()
-            offsets = asked.result(20).topic_partitions
+            offsets = asked.result(TIMEOUT_SECONDS).topic_partitions
         except KafkaException as error:
             raise Transient(f"the offsets of {group} can't be read: {error.args[0].str()}") from error
         if any(partition.offset >= 0 for partition in offsets or ()):
@@ -46,7 +47,7 @@ async def check_groups(broker: str, groups: Sequence[str], folder: Path) -> None
     Raises:
         SettingsError: a group that had offsets has none.
     """
-    now, known = await groups_with_offsets(broker, groups), known_groups(folder)
+    now, known = await asyncio.to_thread(groups_with_offsets, broker, groups), known_groups(folder)
     if lost := sorted((known & set(groups)) - now):
         raise SettingsError(
             f"the broker {broker} has lost the offsets of {', '.join(lost)}: everything would be read and answered again. Restore its data, or, if that is what you want, delete {folder / FILE}"

@@ -173,6 +173,8 @@ def worker_environment(settings: Settings) -> dict[str, str]:
     }  # fmt: skip
     if settings.registry:
         values["LOOM_REGISTRY"] = settings.registry
+    # OpenMP threads that spin while they wait slow training and serving on the same cores fifty-fold (docs/benchmarks.md)
+    values.setdefault("GOMP_SPINCOUNT", os.environ.get("GOMP_SPINCOUNT", "3000"))
     return values | {"DO_NOT_TRACK": "true", "SCARF_NO_ANALYTICS": "true", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 

@@ -97,7 +97,7 @@ class Live:
         end = time.monotonic() + seconds
         while not done():
             if time.monotonic() > end or self.process.poll() is not None:
-                logs = "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-1500:]}" for p in sorted((self.data / "logs").glob("*.log")))
+                logs = "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-1500:]}" for p in [Path(self._log.name), *sorted((self.data / "logs").glob("*.log"))])
                 raise AssertionError(f"waited {seconds:.0f} s for {what}\n{logs}")
             time.sleep(1)
 
