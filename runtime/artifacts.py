@@ -12,7 +12,7 @@ from runtime.errors import InvalidInput
 from runtime.objects import Objects
 from schemas.events import AdapterVersion, ArtifactFile, ClaimCheck
 
-PLAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9@._-]*$")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._-]*")
 
 
 async def store(objects: Objects, prefix: str, folder: Path, names: Sequence[str]) -> tuple[ArtifactFile, ...]:
@@ -32,8 +32,9 @@ async def fetch(version: AdapterVersion, objects: Objects, folder: Path) -> Path
         InvalidInput: a name is no plain file name.
         IntegrityError: a file is not what the registry says, or lies outside of the store.
     """
-    if odd := next((name for name in (version.engine_name, *(file.path for file in version.files)) if not PLAIN_NAME.match(name)), None):
-        raise InvalidInput(f"{version.engine_name}: {odd!r} is no plain file name")
+    for name in (version.engine_name, *(file.path for file in version.files)):
+        if not PLAIN_NAME.fullmatch(name):
+            raise InvalidInput(f"{version.engine_name}: {name!r} is no plain file name")
     target, partial = folder / version.engine_name, folder / f"{version.engine_name}.partial"
     if not target.exists():
         shutil.rmtree(partial, ignore_errors=True)

@@ -177,3 +177,24 @@ def test_training_frames_are_worded_otherwise_than_the_held_out_phrasings() -> N
     frames += [f for mood in file["mood"].values() for f in (*mood["frames"], *mood["remarks"])]
     patterns = [re.compile(plain(re.sub(r"\{\w+\}", " 0slot0 ", frame)).replace("0slot0", r"\S+(?: \S+){0,2}")) for frame in frames if plain(re.sub(r"\{\w+\}", "", frame))]
     assert [(text, p.pattern) for text in held_out for p in patterns if p.fullmatch(text)] == []
+
+
+PASSAGE = "The key always works. Every turn is kept for ninety days.\nOwners can erase it!"
+
+
+@pytest.mark.parametrize(
+    ("completion", "taken"),
+    [
+        ("The key always works.", True), ("The key always works. Owners can erase it!", True), ("Owners can erase it! The key always works.", True),
+        ("The key never works.", False), ("The key always", False), ("", False), (" ".join(["The key always works."] * 4), False),
+    ],
+)  # fmt: skip
+def test_quotes_are_whole_sentences_of_the_passage(completion: str, taken: bool) -> None:
+    source = grammar(TaskSpec("chat", quote=True), {"question": "the key?", "passage": PASSAGE})
+    assert source is not None
+    assert accepts(source, completion) is taken
+
+
+def test_without_a_passage_or_the_setting_text_is_free() -> None:
+    assert grammar(TaskSpec("chat", quote=True), {"question": "hello"}) is None
+    assert grammar(TaskSpec("chat"), {"question": "hello", "passage": PASSAGE}) is None
