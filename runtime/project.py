@@ -29,7 +29,7 @@ class Recipe(_Table):
     alpha: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
     epochs: float = Field(default=3.0, gt=0)
-    max_steps: int = Field(default=10_000, ge=1, description="A run ends here, however many examples there are.")
+    max_steps: int = Field(default=10_000, ge=1, description="A run ends here; of more examples than it can see once, the first by id are taken.")
     batch_size: int = Field(default=16, ge=1)
     max_tokens: int = Field(default=512, ge=32)
     seed: int = 0

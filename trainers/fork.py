@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.project import Adapter
 from runtime.tasks.prompt import completion_ids, load_tokenizer, prompt_ids
-from runtime.tasks.samples import TaskSpec, render, render_pair
+from runtime.tasks.samples import TaskSpec, ask, render, render_pair
 from schemas.events import Split
 from trainers import dpo, sft
 from trainers.artifact import ADAPTER_FILES, Made
@@ -30,14 +31,17 @@ MAX_HELD_OUT = 250
 def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, folder: Path, progress: Progress) -> Made:
     """The adapter of `rows` in `folder`, with its scores beside the base's and the live version's (in `live`) on the same examples."""
     tokenizer, spec = load_tokenizer(base), adapter.spec
-    held_out = [row for row in rows if row.split is Split.EVALUATION and not row.is_pair][:MAX_HELD_OUT]
-    learn = [_tokens(spec, row, tokenizer, adapter.recipe.seed) for row in rows if row.split is Split.TRAIN and not row.is_pair]
+    asked = (row for row in rows if row.split is Split.EVALUATION and not row.is_pair)
+    held_out = list(islice((row for row in asked if len(prompt_ids(tokenizer, ask(spec, row.body["input"]))) <= adapter.recipe.max_tokens), MAX_HELD_OUT))
+    known = [row for row in rows if row.split is Split.TRAIN]
+    enough = adapter.recipe.max_steps * adapter.recipe.batch_size
+    learn = [_tokens(spec, row, tokenizer, adapter.recipe.seed) for row in islice((row for row in known if not row.is_pair), enough)]
     model = sft.train(base, learn, adapter.recipe, folder / "sft", progress)
     candidate = evaluate(model, tokenizer, spec, held_out)
     with model.disable_adapter():
         alone = evaluate(model, tokenizer, spec, held_out)
     metric, chosen, metrics = candidate.metric, folder / "sft", {}
-    pairs = [_pair(spec, row, tokenizer, adapter.recipe.seed) for row in rows if row.split is Split.TRAIN and row.is_pair]
+    pairs = [_pair(spec, row, tokenizer, adapter.recipe.seed) for row in islice((row for row in known if row.is_pair), adapter.dpo.max_pairs)] if adapter.dpo else []
     if adapter.dpo and pairs:
         aligned = dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", progress)
         after = evaluate(aligned, tokenizer, spec, held_out)
