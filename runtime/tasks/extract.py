@@ -5,6 +5,7 @@ The completion is one `TYPE= text` line an entity in the order of the text, or `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,20 +41,31 @@ def render_entities(entities: Sequence[Entity]) -> str:
 
 
 def parse_entities(completion: str, labels: Sequence[str], text: str) -> list[Entity]:
-    """The entities of `completion`, each placed at its first occurrence behind the one before it.
+    """The entities of `completion`, in the order of the text.
+
+    Each is placed at its first occurrence behind the one before it, or, out of order, at its first one that is not
+    taken; one that has no place left is the same once more, and counts once.
 
     Raises:
-        ValueError: an unknown type, or a text that is not in `text` at that point.
+        ValueError: an unknown type, or what is not in `text` at all.
     """
     if completion.strip() == NO_ENTITY:
         return []
-    entities, position = [], 0
+    entities: list[Entity] = []
+    position = 0
     for label, value in parse_fields(completion.strip().split("\n")):
         if label not in labels:
             raise ValueError(f"{label!r} is none of {', '.join(labels)}")
+        if not value or value not in text:
+            raise ValueError(f"{value!r} is not in the text")
         start = text.find(value, position)
-        if start < 0 or not value:
-            raise ValueError(f"{value!r} is not in the text behind offset {position}")
-        entities.append(Entity(start, start + len(value), label, value))
-        position = start + len(value)
-    return entities
+        if start < 0:
+            start = next((found.start() for found in re.finditer(re.escape(value), text) if not _taken(entities, found.start(), found.end())), -1)
+        if start >= 0:
+            entities.append(Entity(start, start + len(value), label, value))
+            position = max(position, start + len(value))
+    return sorted(entities)
+
+
+def _taken(entities: Sequence[Entity], start: int, end: int) -> bool:
+    return any(start < entity.end and entity.start < end for entity in entities)

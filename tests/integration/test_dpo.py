@@ -19,7 +19,7 @@ def test_it_prefers_what_was_chosen(tmp_path: Path) -> None:
     from peft import PeftModel
 
     tokenizer = load_tokenizer(BASE)
-    pairs = [(tokenizer.encode(f"item {i}:"), tokenizer.encode(" good"), tokenizer.encode(" poor")) for i in range(64)]
+    pairs = [(tokenizer.encode(f"item {i}:"), tokenizer.encode(" good"), tokenizer.encode(" poor")) for i in range(96)]
     sft.train(BASE, [(prompt, chosen) for prompt, chosen, _ in pairs] + [(prompt, rejected) for prompt, _, rejected in pairs], Recipe(max_steps=8), tmp_path / "sft", lambda *_: None)
     steps: list[int] = []
     aligned = dpo.align(BASE, tmp_path / "sft", pairs, Recipe(), Dpo(learning_rate=1e-3), tmp_path / "dpo", lambda step, *_: steps.append(step))

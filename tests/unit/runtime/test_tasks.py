@@ -198,3 +198,10 @@ def test_quotes_are_whole_sentences_of_the_passage(completion: str, taken: bool)
 def test_without_a_passage_or_the_setting_text_is_free() -> None:
     assert grammar(TaskSpec("chat", quote=True), {"question": "hello"}) is None
     assert grammar(TaskSpec("chat"), {"question": "hello", "passage": PASSAGE}) is None
+
+
+def test_entities_out_of_order_or_twice_still_have_their_places() -> None:
+    text = "Ann met Bob and Ann"
+    assert [(e.start, e.text) for e in extract.parse_entities("P= Bob\nP= Ann\nP= Ann\nP= Ann", ["P"], text)] == [(0, "Ann"), (8, "Bob"), (16, "Ann")]
+    with pytest.raises(ValueError, match="is not in the text"):
+        extract.parse_entities("P= Eve", ["P"], text)
