@@ -9,11 +9,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from runtime.artifacts import ADAPTER_FILES
 from runtime.errors import InvalidInput
 from schemas.events import AdapterVersion
 
 ENGINE_NAME = re.compile(r"^[a-z][a-z0-9-]{0,31}@[1-9][0-9]{0,8}-[0-9a-f]{8}$")
-ALLOWED = frozenset({"adapter_model.safetensors", "adapter_config.json", "manifest.json"})
+ALLOWED = frozenset(ADAPTER_FILES)
 MAX_BYTES = 1 << 30
 MAX_RANK = 16
 EFFECT_OVER_NOISE = 10.0

@@ -20,7 +20,7 @@ import structlog
 
 from inference import admission
 from inference.engines import Engine
-from runtime.artifacts import fetch
+from runtime.artifacts import base_name, fetch
 from runtime.errors import InvalidInput
 from runtime.follower import Follower
 from runtime.kafka import Record
@@ -208,7 +208,7 @@ class Residency:
         """Fetches, checks, loads and warms. Raises InvalidInput for one that may not serve."""
         admission.check_record(version, serving.epoch.epoch)
         folder = await fetch(version, self._objects, self._folder)
-        await asyncio.to_thread(admission.check_files, version, folder, f"base@{serving.epoch.epoch}-{serving.epoch.base_sha256[:8]}")
+        await asyncio.to_thread(admission.check_files, version, folder, base_name(serving.epoch.epoch, serving.epoch.base_sha256))
         engine, ids = serving.engine, prompt_ids(self._tokenizer, PROBE)
         await engine.add(version.engine_name, folder)
         base, again = await engine.probe(ids, None), await engine.probe(ids, None)

@@ -96,8 +96,7 @@ class Stack:
     supervised: dict[str, Supervised] = field(default_factory=dict)
     _kafka: EmbeddedKafka | None = None
     _postgres: EmbeddedPostgres | None = None
-    _groups: list[str] = field(default_factory=list)
-    _broker: str | None = None
+    _started: Settings | None = None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -122,12 +121,11 @@ class Stack:
             await asyncio.to_thread(self._postgres.start)
             settings = settings.model_copy(update={"database": SecretStr(self._postgres.url)})
         assert settings.broker and settings.database
-        self._broker = settings.broker
         await asyncio.to_thread(migrate, settings.database.get_secret_value())
         await apply_topics(settings.broker, project.topics.values(), settings.prefix)
         await asyncio.to_thread(register_contracts, settings, project)
-        self._groups = [f"{settings.prefix}{name}" for name in CONSUMER_GROUPS]
-        await check_groups(settings.broker, self._groups, data)
+        await check_groups(settings.broker, _groups(settings), data)
+        self._started = settings
         self.start_workers(settings)
         return settings
 
@@ -144,13 +142,17 @@ class Stack:
         """Drains the workers, then stops the services."""
         self._stop.set()
         await asyncio.gather(*self._tasks)
-        if self._groups and self._broker:
+        if self._started and self._started.broker:
             with contextlib.suppress(LoomError):  # a broker that is gone already says so at the next start
-                await check_groups(self._broker, self._groups, self.settings.data.resolve())
+                await check_groups(self._started.broker, _groups(self._started), self._started.data)
         if self._postgres:
             await asyncio.to_thread(self._postgres.stop)
         if self._kafka:
             await asyncio.to_thread(self._kafka.stop)
+
+
+def _groups(settings: Settings) -> list[str]:
+    return [f"{settings.prefix}{name}" for name in CONSUMER_GROUPS]
 
 
 def register_contracts(settings: Settings, project: Project) -> list[str]:

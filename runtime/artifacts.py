@@ -12,7 +12,15 @@ from runtime.errors import InvalidInput
 from runtime.objects import Objects
 from schemas.events import AdapterVersion, ArtifactFile, ClaimCheck
 
+MANIFEST = "manifest.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", MANIFEST)
+"""Just these make an adapter's version; the first are its weights."""
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._-]*")
+
+
+def base_name(epoch: int, sha256: str) -> str:
+    """What an adapter's configuration calls the base that it belongs to."""
+    return f"base@{epoch}-{sha256[:8]}"
 
 
 async def store(objects: Objects, prefix: str, folder: Path, names: Sequence[str]) -> tuple[ArtifactFile, ...]:

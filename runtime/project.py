@@ -130,6 +130,10 @@ class Project(_Table):
             raise ValueError(f"an adapter can't be named {min(taken)!r}: {', '.join(sorted(RESERVED))} have a meaning of their own")
         return self
 
+    def training_of(self, name: str) -> Adapter | Cpt | None:
+        """How adapter `name`, or the base, is trained; None when that is not declared."""
+        return self.base.cpt if name == BASE else self.adapters.get(name)
+
     @property
     def topics(self) -> dict[str, Topic]:
         """The topic catalogue of this project."""

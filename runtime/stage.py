@@ -16,6 +16,8 @@ from schemas.codec import Codec, InvalidRecord
 from schemas.registry import RegistryUnavailable
 
 log = structlog.get_logger()
+DEPENDENCY_DOWN = (Transient, RegistryUnavailable, *DATABASE_DOWN)
+"""What is raised when the world fails and the work is sound: the same call may succeed later."""
 
 
 class Stage(Protocol):
@@ -46,7 +48,7 @@ async def run_stage(stage: Stage, record: Record, codec: Codec, prefix: str) -> 
 
 
 def _note_transient(error: Exception) -> bool:
-    if isinstance(error, (Transient, RegistryUnavailable, *DATABASE_DOWN)):
+    if isinstance(error, DEPENDENCY_DOWN):
         log.warning("dependency.failed", error=f"{type(error).__name__}: {error}")
         return True
     return False

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from trainers.gate import Verdict
 
-MANIFEST = "manifest.json"
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", MANIFEST)
-
 
 @dataclass(frozen=True, slots=True)
 class Made:

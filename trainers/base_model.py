@@ -17,14 +17,18 @@ WEIGHTS = ("*.safetensors", "tokenizer.json", "config.json")
 def weights_sha256(files: Mapping[str, str]) -> str:
     """One digest over a base's weights, tokenizer and configuration; `files` maps their names to their sha256 in hex."""
     state = hashlib.sha256()
-    for name in sorted(name for name in files if any(fnmatch(name, pattern) for pattern in WEIGHTS)):
+    for name in sorted(filter(_counts, files)):
         state.update(name.encode() + bytes.fromhex(files[name]))
     return state.hexdigest()
 
 
 def base_sha256(folder: Path) -> str:
     """`weights_sha256` of the files in `folder`."""
-    return weights_sha256({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()})
+    return weights_sha256({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if _counts(path.name)})
+
+
+def _counts(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in WEIGHTS)
 
 
 def load_model(folder: str) -> PreTrainedModel:

@@ -66,11 +66,12 @@ def _one(task: str, got: Any, want: Any) -> float:
     if isinstance(got, Invalid):
         return 0.0
     if task == "extract":
-        return float(_spans(got) == _spans(want))
+        return float(spans(got) == spans(want))
     return token_f1(got, want) if task == "chat" else float(got == want)
 
 
-def _spans(entities: Sequence[Mapping[str, Any]]) -> set[tuple[int, int, str]]:
+def spans(entities: Sequence[Mapping[str, Any]]) -> set[tuple[int, int, str]]:
+    """Start, end and label of each: what two lists of entities are compared by."""
     return {(e["start"], e["end"], e["label"]) for e in entities}
 
 
@@ -84,8 +85,8 @@ def macro_f1(answers: Sequence[Any], wanted: Sequence[Any]) -> float:
 
 def entity_f1(answers: Sequence[Any], wanted: Sequence[Any]) -> float:
     """Micro F1 of exact spans with their types (CoNLL-2003's measure)."""
-    got = [_spans(a) if not isinstance(a, Invalid) else set() for a in answers]
-    want = [_spans(w) for w in wanted]
+    got = [spans(a) if not isinstance(a, Invalid) else set() for a in answers]
+    want = [spans(w) for w in wanted]
     hits = sum(len(g & w) for g, w in zip(got, want, strict=True))
     return 2 * hits / max(1, sum(map(len, got)) + sum(map(len, want)))
 

@@ -168,7 +168,7 @@ class Fleet:
 
     def recipe_hash(self, name: str) -> str:
         """Digest of how `name` is trained."""
-        declared = self.project.adapters.get(name) or self.project.base.cpt
+        declared = self.project.training_of(name)
         assert declared is not None
         dpo = getattr(declared, "dpo", None)
         return digest(canonical_json([declared.recipe.model_dump(), dpo and dpo.model_dump()]))

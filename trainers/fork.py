@@ -9,12 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.artifacts import ADAPTER_FILES
 from runtime.project import Adapter
 from runtime.tasks.prompt import completion_ids, load_tokenizer, prompt_ids
 from runtime.tasks.samples import TaskSpec, ask, render, render_pair
 from schemas.events import Split
 from trainers import dpo, sft
-from trainers.artifact import ADAPTER_FILES, Made
+from trainers.artifact import Made
 from trainers.base_model import load_model
 from trainers.evaluate import Evaluation, evaluate
 from trainers.gate import judge

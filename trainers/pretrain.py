@@ -13,10 +13,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.artifacts import MANIFEST
 from runtime.project import Cpt
 from runtime.tasks.prompt import load_tokenizer
 from schemas.events import Split
-from trainers.artifact import MANIFEST, Made
+from trainers.artifact import Made
 from trainers.gate import judge_base
 from trainers.sft import Progress, train
 from trainers.snapshot import Row

@@ -15,16 +15,16 @@ from typing import Any, TypeVar
 import stamina
 from aiokafka.errors import KafkaConnectionError
 
-from runtime.artifacts import fetch, store
-from runtime.database import DATABASE_DOWN, connect
-from runtime.errors import Transient
+from runtime.artifacts import MANIFEST, base_name, fetch, store
+from runtime.database import connect
 from runtime.ids import canonical_json
 from runtime.objects import Objects
 from runtime.project import Adapter, Cpt
 from runtime.sealing import PostgresKeys
+from runtime.stage import DEPENDENCY_DOWN
 from schemas.events import AdapterVersion, ArtifactFile, OffsetRange
-from schemas.registry import RegistryUnavailable, open_codec
-from trainers.artifact import MANIFEST, Made
+from schemas.registry import open_codec
+from trainers.artifact import Made
 from trainers.base_model import base_sha256, weights_sha256
 from trainers.gate import Verdict
 from trainers.snapshot import Manifest, Row, open_rows, read_ranges
@@ -114,7 +114,7 @@ def _base(spec: RunSpec) -> str:
 
 def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """What the coroutine of `work` returns; a dependency that fails is asked again, with jitter, as long as it takes."""
-    for attempt in stamina.retry_context(on=(Transient, RegistryUnavailable, KafkaConnectionError, *DATABASE_DOWN), attempts=None, timeout=None, wait_initial=0.5, wait_max=15.0):
+    for attempt in stamina.retry_context(on=(KafkaConnectionError, *DEPENDENCY_DOWN), attempts=None, timeout=None, wait_initial=0.5, wait_max=15.0):
         with attempt:
             return asyncio.run(work())
     raise AssertionError("stamina ends only by a return or an error")
@@ -135,7 +135,7 @@ async def _publish(spec: RunSpec, made: Made, base: str, rows: list[Row], folder
     (folder / MANIFEST).write_text(manifest.to_json())
     config = folder / "adapter_config.json"
     if config.exists():
-        config.write_text(canonical_json({**json.loads(config.read_text()), "base_model_name_or_path": f"base@{spec.base_epoch}-{sha256[:8]}"}))
+        config.write_text(canonical_json({**json.loads(config.read_text()), "base_model_name_or_path": base_name(spec.base_epoch, sha256)}))
     prefix = f"adapters/{spec.name}/{spec.version}-{spec.run_id}"
     objects = Objects(spec.objects)
     files = await store(objects, prefix, folder, made.files)

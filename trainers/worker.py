@@ -16,7 +16,7 @@ import structlog
 from runtime.event_writer import Entry, EventWriter
 from runtime.follower import Follower
 from runtime.kafka import Record
-from runtime.project import Cpt, Project
+from runtime.project import Project
 from schemas.codec import Codec
 from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, RunStatus, TrainingRun
 from schemas.topics import ADAPTERS, BASE, TRAINING_RUNS
@@ -74,7 +74,7 @@ class Trainer:
 
     def _spec(self, run: TrainingRun) -> RunSpec | str:
         """What to carry out, or why it can't be."""
-        recipe = self._project.base.cpt if run.adapter == BASE else self._project.adapters.get(run.adapter)
+        recipe = self._project.training_of(run.adapter)
         if recipe is None:
             return f"{run.adapter} is not declared any more"
         base = self._versions.get((BASE, run.base_epoch)) if run.base_epoch else self._project.base_folder
@@ -126,10 +126,11 @@ class Trainer:
             return
         status = RunStatus.PUBLISHED if last.verdict.passed else RunStatus.REJECTED
         log.info("run.judged", status=status, run_id=run.run_id, adapter=run.adapter, verdict=last.verdict.reason)
-        rank = (self._project.adapters.get(run.adapter) or self._project.base.cpt or Cpt()).recipe.rank
+        trained = self._project.training_of(run.adapter)
+        assert trained is not None  # else there was nothing to carry out
         version = AdapterVersion(
             version=run.version or 1, engine_name=last.engine_name, base_epoch=run.base_epoch, artifact_uri=last.artifact_uri, files=last.files, run_id=run.run_id,
-            recipe_hash=run.recipe_hash or "", manifest_sha256=last.manifest_sha256, rank=rank, metrics=last.metrics, verdict=last.verdict.reason,
+            recipe_hash=run.recipe_hash or "", manifest_sha256=last.manifest_sha256, rank=trained.recipe.rank, metrics=last.metrics, verdict=last.verdict.reason,
         )  # fmt: skip
         event = AdapterEvent(adapter=run.adapter, kind=AdapterEventKind.VERSION, version=version, alias=None, epoch=None, reason=None)
         word = replace(run, status=status, ranges=(), metrics=last.metrics, reason=last.verdict.reason)

@@ -12,7 +12,7 @@ import httpx
 from loom.bench.scores import Score, constant, paired, share, tfidf
 from runtime.errors import SettingsError
 from runtime.tasks.prompt import one_line
-from trainers.evaluate import entity_f1, macro_f1
+from trainers.evaluate import entity_f1, macro_f1, spans
 
 PARALLEL = 8
 NO_CALL = "no call"
@@ -173,7 +173,7 @@ async def entities(asker: Asker, rows: Sequence[Row], train: Sequence[Row], name
     types = set(spell.values())
     offer = {} if types <= set(names.types) else {"labels": sorted(types)}
     made = {mode: [a or [] for a in await asker.one(adapter, rows, lambda _: offer)] for mode, adapter in (("adapter alone", names.entities), ("base alone", f"{names.entities}@base"))}
-    exact = {mode: [_spans(a) == _spans(w) for a, w in zip(answers, wanted, strict=True)] for mode, answers in made.items()}
+    exact = {mode: [spans(a) == spans(w) for a, w in zip(answers, wanted, strict=True)] for mode, answers in made.items()}
     scores = [Score("entity F1", mode, entity_f1(answers, wanted), None, None, len(rows)) for mode, answers in made.items()]
     scores += [share("all entities right", mode, right) for mode, right in exact.items()]
     return [*scores, paired("all entities right", "adapter over base alone", exact["adapter alone"], exact["base alone"])]
@@ -184,7 +184,3 @@ def _in_one_line(text: str, entity: Mapping[str, Any]) -> dict[str, Any]:
     before, inside = text[: entity["start"]], one_line(text[entity["start"] : entity["end"]])
     start = len(one_line(before)) + (1 if before.strip() and before[-1].isspace() else 0)
     return {"start": start, "end": start + len(inside), "label": entity["label"]}
-
-
-def _spans(found: Sequence[Mapping[str, Any]]) -> set[tuple[int, int, str]]:
-    return {(e["start"], e["end"], e["label"]) for e in found}
