@@ -15,7 +15,7 @@ $(UV):
 	var/tools/bin/pip install --quiet --disable-pip-version-check uv
 
 $(VENV)/.ready: requirements-cpu.txt pyproject.toml
-	@$(PYTHON) deploy/preflight.py
+	@$(PYTHON) deploy/preflight.py $(VENV)
 	@$(MAKE) --no-print-directory $(UV)
 	@echo "Installing packages: up to 3 GB to fetch and 7.6 GB on disk the first time"
 	@test -x $(BIN)/python || $(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
