@@ -68,7 +68,6 @@ class RequestShell:
         self._group, self._broker, self._stage, self._codec, self._prefix, self._session = group, broker, stage, codec, prefix, session_timeout_seconds
         self._transactions = PartitionTransactions(group, lambda name: producer(broker, name, session_timeout_seconds))
         self._client: AIOKafkaConsumer | None = None
-        self._generation = 0
         self._settled = False
         self._slow: asyncio.Future[list[Sequence[Outgoing]]] | None = None
 
@@ -82,7 +81,6 @@ class RequestShell:
 
     async def release(self) -> None:
         """Before partitions are revoked: cancels slow work, waits for open transactions."""
-        self._generation += 1
         self._settled = False
         if self._slow:
             self._slow.cancel()
@@ -112,25 +110,25 @@ class RequestShell:
             while not stop.is_set():
                 batches = await self._client.getmany(timeout_ms=200, max_records=BATCH)
                 if batches and self._settled:
-                    await self._process(batches, self._generation)
+                    await self._process(batches)
         finally:
             await self.release()
             await self._client.stop()  # waits for a rebalance under way, which may be starting producers
             await self._transactions.close()
 
-    async def _process(self, batches: dict[TopicPartition, list[Any]], generation: int) -> None:
+    async def _process(self, batches: dict[TopicPartition, list[Any]]) -> None:
+        epoch = self._transactions.epoch
         records = {p: [Record(m.topic, m.partition, m.offset, m.key, m.value, tuple(m.headers)) for m in messages] for p, messages in batches.items()}
         flat = [record for group in records.values() for record in group]
         self._slow = slow = asyncio.gather(*(run_stage(self._stage, record, self._codec, self._prefix) for record in flat))
         try:
             made = dict(zip(flat, await slow, strict=True))
         except asyncio.CancelledError:
-            if generation == self._generation:
+            if epoch == self._transactions.epoch:
                 raise
             return
         finally:
             self._slow = None
         for partition, group in records.items():
-            if generation == self._generation:
-                outgoing = [o for record in group for o in made[record]]
-                await self._transactions.commit(partition, outgoing, group[-1].offset + 1)
+            outgoing = [o for record in group for o in made[record]]
+            await self._transactions.commit(epoch, partition, outgoing, group[-1].offset + 1)

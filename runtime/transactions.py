@@ -29,6 +29,12 @@ class PartitionTransactions:
         self._producers: dict[TopicPartition, AIOKafkaProducer] = {}
         self._locks: dict[TopicPartition, asyncio.Lock] = {}
         self._live = False
+        self._epoch = 0
+
+    @property
+    def epoch(self) -> int:
+        """Which hold of partitions this is; taken before work begins, given to `commit` after it."""
+        return self._epoch
 
     async def fence(self, partitions: Iterable[TopicPartition]) -> None:
         """Takes over `partitions`, and lets go of all others."""
@@ -36,11 +42,13 @@ class PartitionTransactions:
         self._producers = {p: self._connect(f"{self._group}.{p.topic}.{p.partition}") for p in partitions}
         self._locks = {p: asyncio.Lock() for p in self._producers}
         await asyncio.gather(*(producer.start() for producer in self._producers.values()))
+        self._epoch += 1
         self._live = True
 
     async def drain(self) -> None:
         """Returns when no transaction is open; those that have not reached their offsets are aborted."""
         self._live = False
+        self._epoch += 1
         for lock in self._locks.values():
             async with lock:
                 pass
@@ -51,10 +59,11 @@ class PartitionTransactions:
         producers, self._producers, self._locks = self._producers, {}, {}
         await asyncio.gather(*(producer.stop() for producer in producers.values()))
 
-    async def commit(self, partition: TopicPartition, outgoing: Sequence[Outgoing], next_offset: int, metadata: str = "") -> bool:
+    async def commit(self, epoch: int, partition: TopicPartition, outgoing: Sequence[Outgoing], next_offset: int, metadata: str = "") -> bool:
         """Writes `outgoing` and the source's `next_offset` (with `metadata`) in one transaction.
 
-        False when the partition is no longer ours and nothing was written.
+        False when `epoch` has passed and nothing was written. Work that began before a hand-over must not be committed
+        after it, even where the partition came back: it is read again, and what lay before it may have been dropped.
 
         Raises:
             Fenced: the outcome is unknown or a newer owner exists: start over from the committed offsets.
@@ -63,7 +72,7 @@ class PartitionTransactions:
         if lock is None:
             return False
         async with lock:
-            if not self._live:
+            if not self._live or epoch != self._epoch:
                 return False
             producer = self._producers[partition]
             try:

@@ -112,6 +112,7 @@ class StreamShell:
 
     async def _run_batch(self, stage: Stage, batch: Sequence[Any]) -> None:
         """Slow work first, then one transaction a partition. A batch that outlives its assignment is dropped: it is read again."""
+        epoch = self._transactions.epoch
         fresh = [event.message for event in batch if event.message.generation_id == self.app.consumer_generation_id]
         records = [Record(m.topic, m.partition, m.offset, m.key, m.value, _headers(m.headers)) for m in fresh]
         slow = asyncio.ensure_future(self._handle_all(stage, records))
@@ -124,7 +125,7 @@ class StreamShell:
                 collected, _ = partitions.get(partition, ([], 0))
                 collected.extend(made)
                 partitions[partition] = (collected, record.offset + 1)
-            await asyncio.gather(*(self._transactions.commit(p, made, after) for p, (made, after) in partitions.items()))
+            await asyncio.gather(*(self._transactions.commit(epoch, p, made, after) for p, (made, after) in partitions.items()))
         except asyncio.CancelledError:
             return
         except BaseException as error:

@@ -57,11 +57,11 @@ def broker(tmp_path: Path) -> Iterator[EmbeddedKafka]:
 
 @pytest.fixture
 def start(broker: EmbeddedKafka, tmp_path: Path) -> Iterator[Start]:
-    """Starts a worker: `start(milliseconds_inside_each_transaction)`."""
+    """Starts a worker: `start(milliseconds_inside_each_transaction, milliseconds_of_work_a_record)`."""
     workers: list[subprocess.Popen[str]] = []
 
-    def begin(milliseconds: int) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.support.echo_worker", broker.address, "echo", str(tmp_path / f"faust-{len(workers)}"), str(milliseconds)]
+    def begin(inside: int, work: int = 0) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.support.echo_worker", broker.address, "echo", str(tmp_path / f"faust-{len(workers)}"), str(inside), str(work)]
         workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=(tmp_path / f"worker-{len(workers)}.log").open("w"), text=True))
         return workers[-1]
 
@@ -131,13 +131,15 @@ def test_zombie_wakes_up_before_its_offsets_are_sent(broker: EmbeddedKafka, star
     assert heir.poll() is None
 
 
-def test_workers_join_and_leave(broker: EmbeddedKafka, start: Start) -> None:
+@pytest.mark.parametrize("work", [0, 100])
+def test_workers_join_and_leave(broker: EmbeddedKafka, start: Start, work: int) -> None:
+    """With slow work, a batch is begun after its partitions went, and ends after they came back: it must not commit."""
     rng = random.Random(7)
     first, second = documents(3000, "join"), documents(1500, "later")
     asyncio.run(publish(broker.address, first))
-    start(50)
+    start(50, work)
     for _ in range(2):
-        guest = start(50)
+        guest = start(50, work)
         time.sleep(rng.uniform(2, 4))
         guest.terminate()
         assert guest.wait(20) == 0

@@ -73,13 +73,13 @@ async def test_a_fenced_shell_starts_over_and_its_open_transaction_counts_for_no
     await send(kafka.address, prefix, range(200))
     commit, stolen = PartitionTransactions.commit, []
 
-    async def steal(self: PartitionTransactions, partition: Any, *arguments: Any) -> bool:
+    async def steal(self: PartitionTransactions, epoch: int, partition: Any, *arguments: Any) -> bool:
         if len(stolen) < 2:
             stolen.append(partition)
             thief = self._connect(f"{prefix}inference.{partition.topic}.{partition.partition}")
             await thief.start()
             await thief.stop()
-        return await commit(self, partition, *arguments)
+        return await commit(self, epoch, partition, *arguments)
 
     monkeypatch.setattr(PartitionTransactions, "commit", steal)
     stop = asyncio.Event()

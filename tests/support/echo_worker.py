@@ -1,9 +1,9 @@
 """A stream worker that tests kill and pause: `documents` in, one chunk a document out, through the real shell.
 
-    python -m tests.support.echo_worker BROKER GROUP FOLDER [MILLISECONDS]
+    python -m tests.support.echo_worker BROKER GROUP FOLDER INSIDE WORK
 
-MILLISECONDS is slept inside each transaction just before its offsets are sent, so that a signal meets it open; the
-line `open` on standard output says that one is.
+INSIDE milliseconds are slept inside each transaction just before its offsets are sent, so that a signal meets it open;
+the line `open` on standard output says that one is. WORK milliseconds are what a record's handling takes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ class Echo:
     name = "echo"
     topic = "documents"
 
+    def __init__(self, work_seconds: float) -> None:
+        self._work_seconds = work_seconds
+
     async def handle(self, record: Record) -> Sequence[Outgoing]:
+        await asyncio.sleep(self._work_seconds)
         document = CODEC.decode(Document, record.value)
         if document.content is None:
             raise InvalidInput("no content")
@@ -57,10 +61,10 @@ def slow_down(milliseconds: int) -> None:
     AIOKafkaProducer.send_offsets_to_transaction = slow
 
 
-async def main(broker: str, group: str, folder: Path) -> None:
+async def main(broker: str, group: str, folder: Path, work_seconds: float) -> None:
     """Runs until SIGTERM."""
     configure_logs("error")
-    shell = StreamShell(group, broker, [Echo()], folder=folder, on_fatal=lambda _: os._exit(70), session_timeout_seconds=6)
+    shell = StreamShell(group, broker, [Echo(work_seconds)], folder=folder, on_fatal=lambda _: os._exit(70), session_timeout_seconds=6)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await shell.start()
@@ -69,6 +73,5 @@ async def main(broker: str, group: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 4:
-        slow_down(int(sys.argv[4]))
-    asyncio.run(main(sys.argv[1], sys.argv[2], Path(sys.argv[3])))
+    slow_down(int(sys.argv[4]))
+    asyncio.run(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[5]) / 1000))
