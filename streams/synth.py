@@ -98,7 +98,7 @@ class SynthStage:
         pairs = await self._questions(chunk, text, heading, key) if self._chat else []
         for adapter in self._chat:
             for ordinal, pair in enumerate(pairs):
-                given = {"question": pair.question, "passage": text}
+                given = {"question": pair.question} | ({"passage": text} if ordinal % 2 == 0 else {})  # open and closed book by turns
                 made.append(self._example(chunk, adapter, "chat", PROMPT_VERSION, ordinal, given, {"answer": pair.answer}, key, text, family(chunk.doc_id, pair.topic)))
         return made
 

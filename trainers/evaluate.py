@@ -43,6 +43,15 @@ def evaluate(model: PreTrainedModel, tokenizer: Any, spec: TaskSpec, rows: Seque
     return score(spec, answers, [expected(spec, row.body["output"]) for row in rows])
 
 
+def by_book(rows: Sequence[Row], evaluation: Evaluation) -> dict[str, float]:
+    """The mean of a chat `evaluation` of `rows` with the passage in the prompt, and without; empty for other tasks."""
+    books: dict[str, list[float]] = {}
+    if evaluation.metric == METRIC["chat"]:
+        for row, value in zip(rows, evaluation.each, strict=True):
+            books.setdefault("open_book" if row.body["input"].get("passage") else "closed_book", []).append(value)
+    return {f"{evaluation.metric}_{book}": sum(values) / len(values) for book, values in books.items()}
+
+
 class Invalid:
     """What stands for an answer that could not be read."""
 

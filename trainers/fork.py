@@ -17,7 +17,7 @@ from schemas.events import Split
 from trainers import dpo, sft
 from trainers.artifact import Made
 from trainers.base_model import load_model
-from trainers.evaluate import Evaluation, evaluate
+from trainers.evaluate import Evaluation, by_book, evaluate
 from trainers.gate import judge
 from trainers.sft import Progress
 from trainers.snapshot import Row
@@ -54,6 +54,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
         if (chosen / name).exists():
             shutil.copy(chosen / name, folder / name)
     metrics |= {metric: candidate.score, f"base_{metric}": alone.score, "valid_share": candidate.valid_share, "held_out": float(candidate.count)}
+    metrics |= by_book(held_out, candidate) | {f"base_{name}": value for name, value in by_book(held_out, alone).items()}
     return Made(ADAPTER_FILES, metrics | ({f"live_{metric}": serving.score} if serving else {}), judge(adapter.gate, candidate, alone, serving))
 
 

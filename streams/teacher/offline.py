@@ -15,7 +15,7 @@ from distilabel.typing import FormattedInput, GenerateOutput
 from runtime.ids import digest
 from streams.teacher.questions import PASSAGE
 
-NAME = "offline-extractive-3"
+NAME = "offline-extractive-4"
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n{2,}")
 WORD = re.compile(r"[A-Za-z][A-Za-z-]{3,}")
 STOP = frozenset(
@@ -23,7 +23,7 @@ STOP = frozenset(
     "into itself just like made make many might more most much must need only other over same should since some such than that their them then there these they this "
     "those through under until upon used uses using very want what when where which while will with within without would your yours once when".split()
 )
-LEAD_WORDS, PAIRS = 4, 2
+LEAD_WORDS, PAIRS, QUESTIONS = 4, 3, 32
 FRAMES = (
     "What does the documentation say about {topic}?", "Can you tell me about {topic}?", "How does {topic} work?", "What should I know about {topic}?",
     "{topic}?", "I have a question on {topic}.", "Where can I read about {topic}?", "Please explain {topic}.",
@@ -31,27 +31,31 @@ FRAMES = (
 
 
 def questions(passage: str, count: int) -> list[tuple[str, str, str]]:
-    """Up to `count` (question, answer, topic) triples; an answer is a sentence of `passage`, a topic its first words or two words that stand in no other one."""
+    """Up to `count` (question, answer, topic) triples, two questions a topic, in an order that serves every sentence once before any twice.
+
+    An answer is a sentence of `passage`; a topic its first words, or two words that stand in no other one.
+    """
     sentences = [" ".join(s.split()) for s in SENTENCE.split(passage)]
     sentences = [s for s in dict.fromkeys(sentences) if 40 <= len(s) <= 240 and s[0].isalnum() and s[-1] in ".!?"]
     frequency = Counter(w.lower() for s in sentences for w in WORD.findall(s))
-    found = []
+    found: list[tuple[int, str, list[tuple[str, str, str]]]] = []
     for sentence in sentences:
         words = [w for w in dict.fromkeys(WORD.findall(sentence)) if w.lower() not in STOP and frequency[w.lower()] == 1]
         rarest = sorted(words, key=lambda w: (-len(w), w))[: 2 * PAIRS]
         pairs = [sorted(rarest[i : i + 2], key=sentence.index) for i in range(0, len(rarest) - 1, 2)]
-        for said in ([*sentence.rstrip(".!?").split(" ")[:LEAD_WORDS]], *pairs):
+        for rank, said in enumerate(([*sentence.rstrip(".!?").split(" ")[:LEAD_WORDS]], *pairs)):
             topic = " ".join(w if w.isupper() else w.lower() for w in said).strip(",;:")
-            first = int(digest(sentence, topic), 16)
+            order = digest(sentence, topic)
+            first = int(order, 16)
             second = first + 1 + first // len(FRAMES) % (len(FRAMES) - 1)
-            found.append([(FRAMES[n % len(FRAMES)].format(topic=topic), sentence, topic) for n in (first, second)])
-    return [triple for triples in sorted(found, key=lambda triples: digest(*triples[0])) for triple in triples][:count]
+            found.append((rank, order, [(FRAMES[n % len(FRAMES)].format(topic=topic), sentence, topic) for n in (first, second)]))
+    return [triple for _, _, triples in sorted(found) for triple in triples][:count]
 
 
 class OfflineTeacher(AsyncLLM):
     """distilabel LLM that answers `PassageQuestions` prompts by rule."""
 
-    count: int = 16
+    count: int = QUESTIONS
 
     def load(self) -> None:
         super().load()

@@ -25,8 +25,7 @@ from tests.support.live import EXAMPLE, Live, running
 pytestmark = pytest.mark.timeout(1500)
 MESSAGE = "I'm frustrated with the login error, can you reset my password?"
 CODEC = Codec()
-ADAPTERS = {"tool", "classifier", "ner"}
-"""Those that pass their gate on the bundled base; chat is trained and judged too, and does not read well enough yet."""
+ADAPTERS = {"tool", "classifier", "ner", "chat"}
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +33,7 @@ def live() -> Iterator[Live]:
     with running(EXAMPLE) as system:
         system.publish_labels(Frames(EXAMPLE.parent / "frames.toml").labels())
         assert system.loom("publish", str(EXAMPLE.parent / "docs")).returncode == 0
-        system.until_live(ADAPTERS, 1200)
-        system.until_ended({"chat"}, 300)
+        system.until_live(ADAPTERS, 1300)
         yield system
 
 
@@ -57,14 +55,20 @@ def test_the_status_of_a_ticket_reaches_the_tool_adapter_with_its_number(live: L
 
 def test_a_version_beats_the_base_and_says_by_how_much(live: Live) -> None:
     versions = [e.version for e in live.read("adapters", AdapterEvent) if e.version]
-    assert {v.engine_name.split("@")[0] for v in versions} == ADAPTERS | {"base", "chat"}
-    for version in (v for v in versions if not v.engine_name.startswith("chat")):
+    assert {v.engine_name.split("@")[0] for v in versions} == ADAPTERS | {"base"}
+    for version in versions:
         metric = next(m for m in version.metrics if f"base_{m}" in version.metrics)
         better = version.metrics[metric] > version.metrics[f"base_{metric}"]
         assert better if metric != "perplexity" else not better
         # labels and calls always end; a list of entities may run out of tokens, which is an invalid answer
         assert version.metrics.get("valid_share", 1.0) >= (0.95 if version.engine_name.startswith("ner@") else 1.0)
         assert version.base_epoch == (0 if version.engine_name.startswith("base@") else 1)
+
+
+def test_a_chat_version_says_what_it_reads_and_what_it_remembers(live: Live) -> None:
+    metrics = next(e.version for e in live.read("adapters", AdapterEvent) if e.version and e.version.engine_name.startswith("chat@")).metrics
+    assert metrics["token_f1_closed_book"] > metrics["base_token_f1_closed_book"]
+    assert {"token_f1_open_book", "base_token_f1_open_book"} <= metrics.keys()
 
 
 def test_dpo_is_tried_and_the_better_answers_are_published(live: Live) -> None:
@@ -137,8 +141,8 @@ def test_foreign_bytes_on_requests_are_parked(live: Live) -> None:
 
 def test_the_command_reads_the_projection(live: Live) -> None:
     rows = json.loads(live.loom("adapters", "--json").stdout)
-    assert {(r["adapter"], r["live"]) for r in rows if r["adapter"] != "chat"} == {("base", True), *((name, True) for name in ADAPTERS)}
-    assert {r["status"] for r in json.loads(live.loom("runs", "--json").stdout) if r["adapter"] != "chat"} == {"published"}
+    assert {(r["adapter"], r["live"]) for r in rows} == {("base", True), *((name, True) for name in ADAPTERS)}
+    assert {r["status"] for r in json.loads(live.loom("runs", "--json").stdout)} == {"published"}
     asked = json.loads(live.loom("ask", MESSAGE, "--json").stdout)
     assert asked["status"] == "ok"
     assert "no answer" not in live.loom("ask", "hi").stderr
