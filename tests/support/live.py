@@ -63,11 +63,6 @@ class Live:
 
         self._until(live, seconds, f"{adapters} to go live")
 
-    def until_ended(self, adapters: set[str], seconds: float) -> None:
-        """Returns when a run of each was judged."""
-        judged = (RunStatus.PUBLISHED, RunStatus.REJECTED)
-        self._until(lambda: adapters <= {r.adapter for r in self.read("training-runs", TrainingRun) if r.status in judged}, seconds, f"runs of {adapters} to end")
-
     def serving(self) -> set[str]:
         try:
             return set(httpx.get(f"{self.url}/readyz").json()["adapters"])
