@@ -171,7 +171,7 @@ def test_training_frames_are_worded_otherwise_than_the_held_out_phrasings() -> N
         return re.sub(r"[^a-z0-9@]+", " ", text.casefold()).strip()
 
     root = Path(__file__).parents[3]
-    held_out = [plain(json.loads(line)["text"]) for line in (root / "tests/phrasings/requests.jsonl").open()]
+    held_out = [plain(json.loads(line)["text"]) for name in ("requests", "fresh") for line in (root / f"tests/phrasings/{name}.jsonl").open()]
     file = tomllib.loads((root / "examples/pebblewire/frames.toml").read_text())
     frames = [f for t in file["tools"].values() for f in (*t["frames"], *t.get("missing", ()))] + file["none"]["frames"]
     frames += [f for mood in file["mood"].values() for f in (*mood["frames"], *mood["remarks"])]
