@@ -21,7 +21,7 @@ class Entry:
     """An event for a topic (without prefix). Its id is a function of topic, key and content where none is given."""
 
     topic: str
-    key: str
+    key: str | bytes | None
     event: Event
     event_id: str | None = None
 
@@ -57,7 +57,8 @@ class EventWriter:
 
     async def _send(self, entry: Entry) -> asyncio.Future[object]:
         value = self._codec.encode(entry.event)
-        event_id = entry.event_id or digest(entry.topic, entry.key, value)
+        key = entry.key.encode() if isinstance(entry.key, str) else entry.key
+        event_id = entry.event_id or digest(entry.topic, key or b"", value)
         extra = headers(RECORDS[type(entry.event)], event_id, self._stage, None)
-        sent: asyncio.Future[object] = await self._client.send(self._prefix + entry.topic, key=entry.key.encode(), value=value, headers=list(extra))
+        sent: asyncio.Future[object] = await self._client.send(self._prefix + entry.topic, key=key, value=value, headers=list(extra))
         return sent

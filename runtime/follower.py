@@ -38,13 +38,15 @@ class Follower:
         positions = await asyncio.gather(*(self._client.position(p) for p in self._partitions))
         return all(position >= self._ends[p] for p, position in zip(self._partitions, positions, strict=True))
 
-    async def deliver(self, apply: Callable[[Record], None]) -> None:
-        """Gives the next records to `apply`; foreign bytes among them are told in the log and change nothing."""
+    async def deliver(self, apply: Callable[[Record], None], refuse: Callable[[Record, InvalidRecord], None] | None = None) -> None:
+        """Gives the next records to `apply`; foreign bytes among them change nothing, are told in the log, and go to `refuse`."""
         for record in await self.poll():
             try:
                 apply(record)
             except InvalidRecord as error:
                 log.error("record.skipped", origin=record.origin, error=str(error))
+                if refuse:
+                    refuse(record, error)
 
     async def poll(self, timeout_ms: int = 200) -> Sequence[Record]:
         """The next records."""

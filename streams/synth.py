@@ -20,6 +20,8 @@ from streams.context import Context, document_owner
 from streams.teacher.questions import PROMPT_VERSION, QuestionAnswer
 
 CPT_VERSION = "text-1"
+REPLY_TOKENS = 2048
+"""Enough for 16 questions with their answers."""
 
 
 class Teacher(Protocol):
@@ -39,14 +41,18 @@ class DistilabelTeacher:
         self._task = task
 
     async def ask(self, passage: str, heading: str) -> list[QuestionAnswer]:
+        from openai import BadRequestError, UnprocessableEntityError
+
         given = {"passage": passage, "heading": heading}
         try:
             reply = await self._task.llm.agenerate(self._task.format_input(given))
+        except (BadRequestError, UnprocessableEntityError) as error:
+            raise InvalidInput(f"teacher {self.name} refused this chunk: {error}") from error
         except Exception as error:
             raise Transient(f"teacher {self.name}: {type(error).__name__}: {error}") from error
         questions: list[QuestionAnswer] | None = self._task.format_output(reply["generations"][0], given)["questions"]
         if questions is None:
-            raise InvalidInput(f"teacher {self.name} gave a reply that is not the JSON list that was asked for")
+            raise InvalidInput(f"teacher {self.name} gave a reply that is not the JSON that was asked for")
         return questions
 
 
@@ -61,12 +67,15 @@ def offline_teacher() -> DistilabelTeacher:
 
 
 def remote_teacher(url: str, model: str, key: str) -> DistilabelTeacher:
-    """A teacher at any OpenAI-compatible endpoint."""
+    """A teacher at any OpenAI-compatible endpoint, held to JSON where the endpoint can do that."""
     from distilabel.models.llms import OpenAILLM
 
-    from streams.teacher.questions import PassageQuestions
+    from streams.teacher.questions import COUNT, PassageQuestions, reply_schema
 
-    task = PassageQuestions(llm=OpenAILLM(model=model, base_url=url, api_key=key, generation_kwargs={"max_new_tokens": 512, "temperature": 0.0}))
+    form = {"type": "json_schema", "json_schema": {"name": "questions", "schema": reply_schema(COUNT)}}
+    # in `extra_body`, since distilabel takes flat response formats alone
+    asked = {"max_new_tokens": REPLY_TOKENS, "temperature": 0.0, "extra_body": {"response_format": form}}
+    task = PassageQuestions(llm=OpenAILLM(model=model, base_url=url, api_key=key or "none", generation_kwargs=asked))
     task.load()
     return DistilabelTeacher(model, task)
 

@@ -1,6 +1,6 @@
 """The coordinator's shell: follows datasets, runs and registry; requests runs; is the only writer of aliases and epochs.
 
-All state is what the topics say. One transactional id fences a second coordinator, whose writes then fail.
+All state is what the topics say. Foreign bytes on them are parked, by the coordinator alone and once. One transactional id fences a second coordinator, whose writes then fail.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from pathlib import Path
 
 import structlog
 
+from runtime.dead_letters import letter_of
 from runtime.event_writer import Entry, EventWriter
 from runtime.follower import Follower
 from runtime.kafka import Record
 from runtime.project import Project
-from schemas.codec import Codec
-from schemas.events import AdapterEvent, BaseEpoch, DatasetRecord, TrainingRun
-from schemas.topics import ADAPTERS, TRAINING_RUNS
+from schemas.codec import Codec, InvalidRecord
+from schemas.events import AdapterEvent, BaseEpoch, DatasetRecord, DeadLetter, TrainingRun
+from schemas.topics import ADAPTERS, DEAD_LETTERS, TRAINING_RUNS
 from trainers.base_model import base_sha256
 from trainers.fleet import Fleet
 
@@ -34,8 +35,10 @@ class Coordinator:
         self.fleet = Fleet(project)
         datasets = self.fleet.datasets()
         self._datasets = {prefix + topic.name: name for name, topic in datasets.items()}
-        topics = {prefix + topic.name: topic.partitions for topic in (TRAINING_RUNS, ADAPTERS, *datasets.values())}
+        topics = {prefix + topic.name: topic.partitions for topic in (TRAINING_RUNS, ADAPTERS, DEAD_LETTERS, *datasets.values())}
         self._follower = Follower(broker, topics)
+        self._parked: set[str] = set()
+        self._refused: dict[str, DeadLetter] = {}
         self._writer = EventWriter(broker, STAGE, STAGE, self._codec, prefix)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -49,7 +52,7 @@ class Coordinator:
         try:
             caught_up = False
             while not stop.is_set():
-                await self._follower.deliver(self._apply)
+                await self._follower.deliver(self._apply, self._refuse)
                 caught_up = caught_up or await self._follower.caught_up()
                 if caught_up:
                     await self._act()
@@ -63,11 +66,21 @@ class Coordinator:
             self.fleet.apply_example(example, dataset, (record.topic, record.partition), record.offset, time.monotonic())
         elif record.topic == self._prefix + TRAINING_RUNS.name:
             self.fleet.apply_run(self._codec.decode(TrainingRun, record.value))
+        elif record.topic == self._prefix + DEAD_LETTERS.name:
+            self._parked.add(self._codec.decode(DeadLetter, record.value).letter_id)
         else:
             self.fleet.apply_adapter(self._codec.decode(AdapterEvent, record.value))
 
+    def _refuse(self, record: Record, error: InvalidRecord) -> None:
+        letter = letter_of(STAGE, record, error)
+        self._refused[letter.letter_id] = letter
+
     async def _act(self) -> None:
         """Writes what is due, and applies it to the state at once."""
+        if letters := [letter for letter_id, letter in self._refused.items() if letter_id not in self._parked]:
+            await self._writer.write([Entry(DEAD_LETTERS.name, letter.key, letter, letter.letter_id) for letter in letters])
+            self._parked |= self._refused.keys()
+        self._refused.clear()
         if self.fleet.epoch is None:
             await self._change(self.fleet.epoch_event(self._first_epoch()))
         if epoch := self.fleet.due_epoch():

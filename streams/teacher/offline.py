@@ -67,6 +67,6 @@ class OfflineTeacher(AsyncLLM):
     async def agenerate(self, input: FormattedInput, num_generations: int = 1, **kwargs: Any) -> GenerateOutput:  # noqa: A002 - distilabel's name
         found = PASSAGE.search(str(input[-1]["content"]))
         triples = questions(found.group(1), self.count) if found else []
-        reply = json.dumps([{"question": question, "answer": answer, "topic": topic} for question, answer, topic in triples])
+        reply = json.dumps({"questions": [{"question": question, "answer": answer, "topic": topic} for question, answer, topic in triples]})
         generations: Sequence[str] = [reply] * num_generations
         return {"generations": list(generations), "statistics": {"input_tokens": [0] * num_generations, "output_tokens": [0] * num_generations}}

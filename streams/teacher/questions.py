@@ -11,16 +11,29 @@ from distilabel.steps.tasks import Task
 from distilabel.typing import ChatType, StepColumns
 from pydantic import Field
 
-PROMPT_VERSION = "questions-3"
+PROMPT_VERSION = "questions-4"
+COUNT = 16
+MAX_CHARACTERS = 400
 PASSAGE = re.compile(r"<passage>\n(.*)\n</passage>", re.DOTALL)
 INSTRUCTION = """Write up to {count} questions that a customer could ask and that this passage answers. The answer must be copied from the passage word for word.
 Name the topic of each question in two or three words; questions that ask the same thing in other words share their topic.
-Reply with a JSON list and nothing else: [{{"question": "...", "answer": "...", "topic": "..."}}]
+Reply with JSON and nothing else: {{"questions": [{{"question": "...", "answer": "...", "topic": "..."}}]}}
 
 Heading: {heading}
 <passage>
 {passage}
 </passage>"""
+
+
+
+
+def reply_schema(count: int) -> dict[str, Any]:
+    """JSON Schema of a reply with at most `count` questions, for endpoints that decode under one."""
+    text = {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS}
+    fields = ("question", "answer", "topic")
+    question = {"type": "object", "properties": dict.fromkeys(fields, text), "required": list(fields), "additionalProperties": False}
+    questions = {"type": "array", "items": question, "minItems": 1, "maxItems": count}
+    return {"type": "object", "properties": {"questions": questions}, "required": ["questions"], "additionalProperties": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +48,7 @@ class QuestionAnswer:
 class PassageQuestions(Task):
     """distilabel task: `passage`, `heading` in, `questions` out; None where the reply can't be read."""
 
-    count: int = Field(16, ge=1)
+    count: int = Field(COUNT, ge=1)
 
     @property
     def inputs(self) -> StepColumns:

@@ -1,4 +1,4 @@
-"""The coordinator on a real broker: foreign bytes change nothing, a second one fences the first."""
+"""The coordinator on a real broker: foreign bytes are parked, once, and change nothing; a second one fences the first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runtime.ids import digest
 from runtime.kafka import Outgoing, apply_topics
 from runtime.project import Base, load_project
 from schemas.codec import Codec
-from schemas.events import AdapterEvent, AdapterEventKind, DatasetRecord, OffsetRange, RecordStatus, Split, TrainingRun
+from schemas.events import AdapterEvent, AdapterEventKind, DatasetRecord, DeadLetter, OffsetRange, RecordStatus, Split, TrainingRun
 from tests.support.kafka import publish, read_all
 from trainers.coordinator import Coordinator
 from trainers.snapshot import read_ranges
@@ -62,6 +62,8 @@ async def test_it_requests_a_run_past_foreign_bytes_and_a_second_one_fences_it(k
     done = await asyncio.gather(first, second, return_exceptions=True)
     assert sum(isinstance(outcome, Fenced) for outcome in done) <= 1
     assert [outcome for outcome in done if outcome is not None and not isinstance(outcome, Fenced)] == []
+    letters = [CODEC.decode(DeadLetter, v) for v in await until(kafka.address, f"{prefix}dead-letters", 3)]
+    assert sorted((letter.topic, letter.value) for letter in letters) == [(prefix + topic, b"no avro") for topic in ("adapters", "datasets.classifier", "training-runs")]
     runs = [CODEC.decode(TrainingRun, v) for v in (await until(kafka.address, f"{prefix}training-runs", 4))[1:]]
     assert [r.version for r in runs if r.status == "requested"] == [1, 2]
 

@@ -6,84 +6,32 @@ import asyncio
 import json
 import os
 import subprocess
-import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
-from runtime.database import connect
-from runtime.kafka import Outgoing, Record, apply_topics
+from runtime.kafka import Record
 from runtime.objects import Objects
-from runtime.project import load_project
-from runtime.sealing import PostgresKeys, unseal
+from runtime.sealing import unseal
 from runtime.stage import run_stage
-from schemas.codec import Codec
 from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Document, Example, ExampleStatus, Label, RecordStatus
-from streams.chunk import ChunkStage
-from streams.context import Context, document_owner
-from streams.format import FormatStage, LabelStage
+from streams.context import document_owner
 from streams.intake import Intake
-from streams.shell import StreamShell
-from streams.synth import SynthStage, offline_teacher
-from tests.support.kafka import publish, read_all
+from streams.synth import offline_teacher
+from tests.support.streams import CODEC, System, document, streams
 
-ROOT = Path(__file__).parents[2]
-CODEC = Codec()
 PAGE = b"# Hub\n\nThe hub pairs with sixty devices at most. Concrete walls shorten the radio range considerably.\n\n## Ring\n\nA violet ring means that an update is being installed now.\n"
-
-
-@dataclass(frozen=True)
-class System:
-    """Streams with every stage in one process, under a prefix of the test's own."""
-
-    broker: str
-    prefix: str
-    context: Context
-
-    async def publish(self, *documents: Document) -> None:
-        await publish(self.broker, [Outgoing(self.prefix + "documents", d.doc_id.encode(), CODEC.encode(d)) for d in documents])
-
-    async def send(self, topic: str, key: bytes | None, value: bytes | None) -> None:
-        await publish(self.broker, [Outgoing(self.prefix + topic, key, value)])
-
-    async def read(self, topic: str, kind: type[Any], count: int, seconds: float = 40) -> list[Any]:
-        """At least `count` records of a topic, once they are there."""
-        for _ in range(int(seconds / 0.5)):
-            found = [CODEC.decode(kind, r.value) for r in await read_all(self.broker, self.prefix + topic)]
-            if len(found) >= count:
-                return found
-            await asyncio.sleep(0.5)
-        letters = [CODEC.decode(DeadLetter, r.value).message for r in await read_all(self.broker, self.prefix + "dead-letters")]
-        raise AssertionError(f"{topic} holds {len(found)} records, {count} were expected; dead letters: {letters}")
-
-
-def document(doc_id: str, content: bytes | None, revision: int = 1, media_type: str = "text/markdown", deleted: bool = False) -> Document:
-    return Document(doc_id=doc_id, revision=revision, media_type=media_type, source="test", title=None, content=content, claim_check=None, deleted=deleted)
 
 
 @pytest_asyncio.fixture
 async def system(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator[System]:
-    prefix = f"test-{uuid.uuid4().hex[:8]}."
-    project = load_project(ROOT / "examples/pebblewire/loom.toml")
-    await apply_topics(kafka.address, project.topics.values(), prefix)
-    pool = await connect(postgres.url)
-    for table in ("document_revisions", "document_chunks", "chunk_claims", "teacher_units"):
-        await pool.execute(f"TRUNCATE {table}")
-    context = Context(project, CODEC, PostgresKeys(pool), Objects((tmp_path / "objects").as_uri()), pool, lambda text: len(text.split()), prefix)
-    stages: Sequence[object] = [Intake(context), ChunkStage(context), SynthStage(context, offline_teacher()), LabelStage(context), FormatStage(context)]
-    fatal: list[BaseException] = []
-    shell = StreamShell(f"{prefix}all", kafka.address, stages, folder=tmp_path / "faust", on_fatal=fatal.append, prefix=prefix)  # type: ignore[arg-type]
-    await shell.start()
-    yield System(kafka.address, prefix, context)
-    await shell.stop()
-    await pool.close()
-    assert fatal == []
+    async with streams(kafka.address, postgres.url, tmp_path, offline_teacher()) as running:
+        yield running
 
 
 @pytest.mark.asyncio
@@ -96,7 +44,9 @@ async def test_a_document_becomes_sealed_training_records(system: System) -> Non
     assert texts["Hub > Ring"] == "A violet ring means that an update is being installed now."
     records = await system.read("datasets.chat", DatasetRecord, 3)
     bodies = [json.loads(unseal(key, r.example_id + ":body", r.body)) for r in records]
-    assert all(b["output"]["answer"] in " ".join(b["input"]["passage"].split()) for b in bodies)
+    open_book = [b for b in bodies if "passage" in b["input"]]
+    assert 2 * len(open_book) == len(bodies)
+    assert all(b["output"]["answer"] in " ".join(b["input"]["passage"].split()) for b in open_book)
     assert len(await system.read("datasets.cpt", DatasetRecord, 2)) == 2
 
 

@@ -1,0 +1,79 @@
+"""`loom bench`: benchmarks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loom.commands.common import AsJson, Data, Project, connected_settings, settings_of
+
+
+def quality(
+    test: Annotated[Path, typer.Option("--test", help="JSON lines of {text, label}, {text, calls}, {text, tools, calls} or {text, entities}.")],
+    train: Annotated[Path | None, typer.Option("--train", help="Rows of the same form, or frames (.toml): what the baselines (constant, TF-IDF) are trained on.")] = None,
+    classifier: Annotated[str, typer.Option("--classifier", help="Adapter that the labels are for.")] = "classifier",
+    tool: Annotated[str, typer.Option("--tool", help="Adapter that the calls are for.")] = "tool",
+    entities: Annotated[str, typer.Option("--entities", help="Adapter that the entities are for.")] = "ner",
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a running system every text of a test, by router and adapter alone and together, and score the answers.
+
+    Example: loom bench quality --test tests/phrasings/requests.jsonl --train examples/pebblewire/frames.toml
+    """
+    from loom.bench.quality import Names
+    from loom.bench.quality import quality as score_quality
+    from loom.bench.scores import load_rows
+    from runtime.project import load_project
+
+    settings = connected_settings(data=data)
+    declared = load_project(settings.project).adapters
+    labels, types = (declared[name].labels if name in declared else () for name in (classifier, entities))
+    rows, known = load_rows(test), load_rows(train) if train else []
+    url = f"http://{settings.http_host}:{settings.http_port}"
+    _print_scores(asyncio.run(score_quality(rows, known, url, Names(classifier, tool, entities, labels, types))), as_json)
+
+
+def router(
+    test: Annotated[Path, typer.Option("--test", help="JSON lines of {text, intents}; no intent is out of scope.")],
+    train: Annotated[Path | None, typer.Option("--train", help="Rows of the same form that become the routes, instead of the project's.")] = None,
+    threshold: Annotated[float, typer.Option("--threshold", help="Cosine below which a route of --train is not chosen.")] = 0.5,
+    project: Project = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the router alone, without a running system: the intents are adapters' names, or those of --train.
+
+    Example: loom bench router --test requests.jsonl --train utterances.jsonl
+    """
+    from inference.encoder import MiniLM
+    from inference.router import SemanticRouter
+    from loom.bench.router import route_scores, routes_from
+    from loom.bench.scores import load_rows
+    from loom.processes import cache_folder
+    from runtime.errors import SettingsError
+    from runtime.project import load_project
+
+    routes = routes_from(load_rows(train), threshold) if train else load_project(settings_of(project=project).project).adapters
+    rows = load_rows(test)
+    if not any("intents" in row or "intent" in row for row in rows):
+        raise SettingsError(f"{test} has no row with intents")
+    _print_scores(asyncio.run(route_scores(SemanticRouter(routes, MiniLM(cache_folder())), rows)), as_json)
+
+
+def _print_scores(scores: Any, as_json: bool) -> None:
+    """Scores as a table or as JSON."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if as_json:
+        typer.echo(json.dumps([s.to_json() for s in scores]))
+        return
+    table = Table("what", "mode", "score", "95 % interval", "p", "n")
+    for s in scores:
+        interval = f"{s.low:.3f} to {s.high:.3f}" if s.low is not None else "-"
+        table.add_row(s.what, s.mode, f"{s.value:.3f}", interval, f"{s.p_value:.2g}" if s.p_value is not None else "-", str(s.count))
+    Console().print(table)

@@ -1,0 +1,83 @@
+"""`loom publish` and `ask`: documents and requests in, answers out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loom.commands.common import AsJson, Broker, Data, Project, client_of, connected_settings
+
+
+def publish(paths: list[Path], project: Project = None, data: Data = None, broker: Broker = None, source: Annotated[str, typer.Option(help="The upstream's name.")] = "files", as_json: AsJson = False) -> None:
+    """Publish files and folders as documents; publishing the same tree twice changes nothing.
+
+    Example: loom publish manuals/ notes.md
+    """
+
+    async def run() -> list[str]:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from loom.client import files
+
+        settings = connected_settings(project=project, data=data, broker=broker)
+        total = sum(1 for _ in files(paths))
+        async with client_of(settings) as client:
+            with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+                bar = progress.add_task("publishing", total=total)
+                published = []
+                async for doc_id in client.publish(paths, source):
+                    published.append(doc_id)
+                    progress.update(bar, advance=1, description=doc_id[-40:])
+        return published
+
+    published = asyncio.run(run())
+    typer.echo(json.dumps({"documents": published}) if as_json else f"{len(published)} documents published")
+
+
+def ask(text: str, adapter: Annotated[str | None, typer.Option("--adapter", help="Skip the router: adapter, adapter@version or adapter@base.")] = None, context: Annotated[list[str] | None, typer.Option("--context", help="NAME=VALUE that the answer may use, NAME=@FILE for a file's text; `passage` is what a chat adapter reads.")] = None, project: Project = None, data: Data = None, broker: Broker = None, as_json: AsJson = False) -> None:
+    """Ask over Kafka and print what the result topics answer.
+
+    Example: loom ask "Check the status of ticket #1234."
+    Example: loom ask "How long does the battery last?" --context passage=@manual.txt
+    """
+    from runtime.errors import Transient
+
+    async def run() -> Any:
+        settings = connected_settings(project=project, data=data, broker=broker)
+        async with client_of(settings) as client:
+            try:
+                return await client.ask(text, read_context(context or []), adapter)
+            except TimeoutError:
+                raise Transient("no answer within 60 s: is the inference worker up? see `loom status`") from None
+
+    answered = asyncio.run(run())
+    rows = [{"topic": topic, "adapter": r.engine_name, "status": r.status, "text": r.text, "output": json.loads(r.output) if r.output else None, "error": r.error} for topic, r in answered.results]
+    if as_json:
+        typer.echo(json.dumps({"status": answered.completed.status, "error": answered.completed.error, "results": rows}))
+        return
+    typer.echo(f"{answered.completed.status}" + (f": {answered.completed.error}" if answered.completed.error else ""))
+    for row in rows:
+        typer.echo(f"{row['topic']:20} {row['adapter'] or '-':26} {json.dumps(row['output'])}" + (f"  {row['error']}" if row["error"] else ""))
+
+
+def read_context(given: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE pairs as a request's context; the user is `current` unless named. Raises SettingsError for another form."""
+    from runtime.errors import SettingsError
+
+    context = {"user_id": "current"}
+    for pair in given:
+        name, found, value = pair.partition("=")
+        if not (name and found):
+            raise SettingsError(f"--context {pair!r} is not NAME=VALUE")
+        try:
+            context[name] = Path(value[1:]).read_text(errors="replace") if value.startswith("@") else value
+        except OSError as error:
+            raise SettingsError(f"--context {name}: {value[1:]} can't be read: {error.strerror}") from error
+    return context

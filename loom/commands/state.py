@@ -1,0 +1,60 @@
+"""`loom adapters`, `runs`, `status`, `doctor`: how things stand."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import typer
+
+from loom.commands.common import AsJson, Data, Database, Project, print_rows, settings_of
+
+
+def adapters(as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
+    """List adapter versions, which one is live, and the gate's words.
+
+    Example: loom adapters --json
+    """
+    sql = (
+        "SELECT v.adapter, v.version, v.engine_name, coalesce(a.live_version = v.version, v.adapter = 'base' AND v.version = (SELECT max(epoch) FROM base_epochs), false) AS live, "
+        "v.base_epoch, v.sha256, v.metrics, v.verdict FROM adapter_versions v LEFT JOIN adapter_aliases a USING (adapter) ORDER BY 1, 2"
+    )
+    print_rows(sql, ["adapter", "version", "engine_name", "live", "base_epoch", "verdict"], as_json, project, data, database)
+
+
+def runs(as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
+    """List training runs and how they stand.
+
+    Example: loom runs
+    """
+    print_rows("SELECT run_id, adapter, version, status, step, steps, loss, reason FROM runs ORDER BY recorded_at", ["run_id", "adapter", "version", "status", "step", "steps", "loss", "reason"], as_json, project, data, database)
+
+
+def status(as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
+    """Show what is live, what is training, and what was answered.
+
+    Example: loom status
+    """
+    sql = (
+        "SELECT 'live' AS what, adapter AS name, live_version::text AS value FROM adapter_aliases UNION ALL "
+        "SELECT 'runs ' || status, adapter, count(*)::text FROM runs GROUP BY status, adapter UNION ALL "
+        "SELECT 'requests', status, count(*)::text FROM completions GROUP BY status UNION ALL "
+        "SELECT 'dead letters', stage, count(*)::text FROM dead_letters GROUP BY stage ORDER BY 1, 2"
+    )
+    print_rows(sql, ["what", "name", "value"], as_json, project, data, database)
+
+
+def doctor(project: Project = None, data: Data = None, as_json: AsJson = False) -> None:
+    """Check this machine, the project file and the packages; says what to do about each fault.
+
+    Example: loom doctor
+    """
+    from loom.doctor import checks
+
+    results = checks(settings_of(project=project, data=data))
+    if as_json:
+        typer.echo(json.dumps([{"check": c.name, "ok": c.ok, "detail": c.detail} for c in results]))
+    else:
+        for c in results:
+            typer.echo(f"{'ok  ' if c.ok else 'FAIL'} {c.name}: {c.detail}")
+    sys.exit(0 if all(c.ok for c in results) else 1)

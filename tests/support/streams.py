@@ -1,0 +1,78 @@
+"""The streams with every stage in one process, under a prefix of a test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.database import connect
+from runtime.kafka import Outgoing, apply_topics
+from runtime.objects import Objects
+from runtime.project import load_project
+from runtime.sealing import PostgresKeys
+from schemas.codec import Codec
+from schemas.events import DeadLetter, Document
+from streams.chunk import ChunkStage
+from streams.context import Context
+from streams.format import FormatStage, LabelStage
+from streams.intake import Intake
+from streams.shell import StreamShell
+from streams.synth import SynthStage, Teacher
+from tests.support.kafka import publish, read_all
+
+ROOT = Path(__file__).parents[2]
+CODEC = Codec()
+
+
+@dataclass(frozen=True)
+class System:
+    """Running streams."""
+
+    broker: str
+    prefix: str
+    context: Context
+
+    async def publish(self, *documents: Document) -> None:
+        await publish(self.broker, [Outgoing(self.prefix + "documents", d.doc_id.encode(), CODEC.encode(d)) for d in documents])
+
+    async def send(self, topic: str, key: bytes | None, value: bytes | None) -> None:
+        await publish(self.broker, [Outgoing(self.prefix + topic, key, value)])
+
+    async def read(self, topic: str, kind: type[Any], count: int, seconds: float = 40) -> list[Any]:
+        """At least `count` records of a topic, once they are there."""
+        for _ in range(int(seconds / 0.5)):
+            found = [CODEC.decode(kind, r.value) for r in await read_all(self.broker, self.prefix + topic)]
+            if len(found) >= count:
+                return found
+            await asyncio.sleep(0.5)
+        letters = [CODEC.decode(DeadLetter, r.value).message for r in await read_all(self.broker, self.prefix + "dead-letters")]
+        raise AssertionError(f"{topic} holds {len(found)} records, {count} were expected; dead letters: {letters}")
+
+
+def document(doc_id: str, content: bytes | None, revision: int = 1, media_type: str = "text/markdown", deleted: bool = False) -> Document:
+    return Document(doc_id=doc_id, revision=revision, media_type=media_type, source="test", title=None, content=content, claim_check=None, deleted=deleted)
+
+
+@asynccontextmanager
+async def streams(broker: str, database: str, folder: Path, teacher: Teacher) -> AsyncIterator[System]:
+    """Streams that run, and must not have failed at the end."""
+    prefix = f"test-{uuid.uuid4().hex[:8]}."
+    project = load_project(ROOT / "examples/pebblewire/loom.toml")
+    await apply_topics(broker, project.topics.values(), prefix)
+    pool = await connect(database)
+    for table in ("document_revisions", "document_chunks", "chunk_claims", "teacher_units"):
+        await pool.execute(f"TRUNCATE {table}")
+    context = Context(project, CODEC, PostgresKeys(pool), Objects((folder / "objects").as_uri()), pool, lambda text: len(text.split()), prefix)
+    stages: Sequence[object] = [Intake(context), ChunkStage(context), SynthStage(context, teacher), LabelStage(context), FormatStage(context)]
+    fatal: list[BaseException] = []
+    shell = StreamShell(f"{prefix}all", broker, stages, folder=folder / "faust", on_fatal=fatal.append, prefix=prefix)  # type: ignore[arg-type]
+    await shell.start()
+    yield System(broker, prefix, context)
+    await shell.stop()
+    await pool.close()
+    assert fatal == []
