@@ -46,7 +46,7 @@ class SemanticRouter:
                 return self(docs)
 
         self._adapters = adapters
-        routes = [Route(name=name, utterances=list(a.utterances)) for name, a in adapters.items() if a.utterances]
+        routes = [Route(name=name, utterances=list(a.routes)) for name, a in adapters.items() if a.routes]
         self._router = IndexedRouter(encoder=Encoder(name="minilm"), routes=routes, top_k=8, aggregation="max") if routes else None
 
     async def route(self, text: str) -> list[Intent]:
@@ -67,9 +67,9 @@ def decide(adapters: Mapping[str, Adapter], text: str, parts: Sequence[str], ran
 
     Clauses of one route are one intent, unless two or more of them ask for something by their form.
     """
-    intents = [Intent(name, text, 1.0, always=True) for name, a in adapters.items() if not a.utterances]
+    intents = [Intent(name, text, 1.0, always=True) for name, a in adapters.items() if not a.routes]
     for name, adapter in adapters.items():
-        if adapter.utterances and adapter.whole_message and (best := max((scores.get(name, -1.0) for scores in ranked), default=-1.0)) >= adapter.threshold:
+        if adapter.routes and adapter.whole_message and (best := max((scores.get(name, -1.0) for scores in ranked), default=-1.0)) >= adapter.threshold:
             intents.append(Intent(name, text, best))
     chosen: dict[str, list[tuple[str, float]]] = {}
     for part, scores in zip(parts, ranked, strict=True):

@@ -18,6 +18,7 @@ from runtime.project import Adapter, Project
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import prompt_ids
 from runtime.tasks.samples import TaskSpec, answer, ask
+from runtime.tasks.shortlist import Shortlist
 from runtime.tasks.tool import Tool
 from schemas.events import CompletionStatus, Request, RequestCompleted, Result, ResultReference, ResultStatus
 from schemas.topics import BASE, result_topic
@@ -55,14 +56,14 @@ def task_input(task: str, text: str, context: Mapping[str, str]) -> dict[str, An
 def allowed(adapter: Adapter, names: Sequence[str] | None, offer: Offer = DECLARED) -> TaskSpec:
     """What the adapter may answer to a request that allows the tools `names`; text can't widen it."""
     tools = adapter.declared_tools if offer.tools is None else offer.tools
-    return TaskSpec(adapter.task, offer.labels or adapter.labels, tuple(tool for tool in tools if names is None or tool.name in names), adapter.quote)
+    return TaskSpec(adapter.task, offer.labels or adapter.labels, tuple(tool for tool in tools if names is None or tool.name in names), adapter.quote, adapter.shortlist)
 
 
 class Service:
     """Answers requests. Holds no state of its own."""
 
-    def __init__(self, project: Project, router: Router, residency: Residency, tokenizer: Any) -> None:
-        self._project, self._router, self._residency, self._tokenizer = project, router, residency, tokenizer
+    def __init__(self, project: Project, router: Router, residency: Residency, tokenizer: Any, shortlist: Shortlist) -> None:
+        self._project, self._router, self._residency, self._tokenizer, self._shortlist = project, router, residency, tokenizer, shortlist
 
     async def answer(self, request: Request, now_ms: int, offer: Offer = DECLARED) -> Answer:
         """The answer to `request`; `now_ms` is the time in epoch milliseconds.
@@ -118,8 +119,9 @@ class Service:
 
     async def _generate(self, engine: Engine, declared: Adapter, request: Request, intent: Intent, engine_name: str | None, offer: Offer) -> tuple[str, float]:
         """JSON output and confidence. Raises ValueError or InvalidInput when there is no valid one."""
-        spec = allowed(declared, request.tools, offer)
-        given = task_input(spec.task, intent.text, request.context)
+        everything = allowed(declared, request.tools, offer)
+        given = task_input(everything.task, intent.text, request.context)
+        (spec,) = await asyncio.to_thread(self._shortlist.narrow, everything, [given])
         ids = prompt_ids(self._tokenizer, ask(spec, given))
         made = await engine.generate(ids, engine_name, grammar(spec, given), MAX_TOKENS[spec.task])
         return canonical_json(answer(spec, made.text, given)), made.confidence

@@ -151,15 +151,16 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
     import uvicorn
 
     from inference.api import Recorder, build_api
-    from inference.encoder import MiniLM
     from inference.engines.vllm import VllmEngine
     from inference.residency import Residency
     from inference.router import SemanticRouter
     from inference.service import Service
     from inference.worker import AnswerStage, RequestShell
+    from runtime.encoder import MiniLM
     from runtime.event_writer import Entry, EventWriter
     from runtime.ids import digest
     from runtime.tasks.prompt import load_tokenizer
+    from runtime.tasks.shortlist import Shortlist
     from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion
     from schemas.topics import ADAPTERS
 
@@ -183,8 +184,8 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
 
     residency = Residency(project, broker, VllmEngine, Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix, codec)
     following = asyncio.create_task(residency.run(stop))
-    router = SemanticRouter(project.adapters, await asyncio.to_thread(MiniLM, cache_folder()))
-    service = Service(project, router, residency, tokenizer)
+    encoder = await asyncio.to_thread(MiniLM)
+    service = Service(project, SemanticRouter(project.adapters, encoder), residency, tokenizer, Shortlist(encoder.encode))
     shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds)
     server = _Server(uvicorn.Config(build_api(service, residency, Recorder(writer)), host=settings.http_host, port=settings.http_port, log_level="warning"))
     tasks = [following, asyncio.create_task(server.serve()), asyncio.create_task(shell.run(stop))]
@@ -198,11 +199,6 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
     for error in ended:
         if isinstance(error, BaseException):
             raise error
-
-
-def cache_folder() -> Path:
-    """Where fetched and exported parts are kept between projects."""
-    return Path.home() / ".cache" / "loraloom"
 
 
 WORKERS: dict[str, Worker] = {

@@ -71,11 +71,12 @@ class ToolDeclaration(_Table):
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")
     description: str
     parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+    utterances: tuple[str, ...] = Field(default=(), description="Examples of messages that it is for: the router and the shortlist go by them.")
 
     @property
     def tool(self) -> Tool:
         """The tool as the tool task has it."""
-        return Tool(self.name, self.description, self.parameters)
+        return Tool(self.name, self.description, self.parameters, self.utterances)
 
 
 class Adapter(_Table):
@@ -86,6 +87,7 @@ class Adapter(_Table):
     labels: tuple[str, ...] = Field(default=(), description="Labels of `classify`, entity types of `extract`.")
     tools: tuple[ToolDeclaration, ...] = ()
     utterances: tuple[str, ...] = Field(default=(), description="Examples of messages that it is for.")
+    shortlist: int = Field(default=4, ge=1, description="Only for `tool`: of more tools than this, a prompt shows those that are nearest to the message.")
     threshold: float = Field(default=0.5, ge=-1, le=1, description="Cosine below which the router does not choose it.")
     whole_message: bool = Field(default=False, description="It answers the message as a whole, whatever its clauses are about.")
     min_examples: int = Field(default=200, ge=1, description="New training examples that start a run.")
@@ -107,6 +109,11 @@ class Adapter(_Table):
         return self
 
     @property
+    def routes(self) -> tuple[str, ...]:
+        """Examples of messages that it is for, those of its tools among them."""
+        return self.utterances + tuple(utterance for tool in self.tools for utterance in tool.utterances)
+
+    @property
     def declared_tools(self) -> list[Tool]:
         """The tools as the tool task has them."""
         return [declared.tool for declared in self.tools]
@@ -114,7 +121,7 @@ class Adapter(_Table):
     @property
     def spec(self) -> TaskSpec:
         """What the adapter may answer."""
-        return TaskSpec(self.task, self.labels, tuple(self.declared_tools), self.quote)
+        return TaskSpec(self.task, self.labels, tuple(self.declared_tools), self.quote, self.shortlist)
 
 
 class Project(_Table):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runtime.tasks.grammar import MAX_TOKENS, grammar
+from runtime.tasks.prompt import Prompt
 from runtime.tasks.samples import TaskSpec, answer, ask, expected
 from trainers.generate import generate
 from trainers.snapshot import Row
@@ -34,21 +35,38 @@ class Evaluation:
         return len(self.each)
 
 
-def evaluate(model: PreTrainedModel, tokenizer: Any, spec: TaskSpec, rows: Sequence[Row]) -> Evaluation:
-    """The evaluation of `model` on `rows`, with labels and tools in their declared order."""
-    inputs = [row.body["input"] for row in rows]
-    prompts = [ask(spec, given) for given in inputs]
-    completions = generate(model, tokenizer, prompts, [grammar(spec, given) for given in inputs], MAX_TOKENS[spec.task])
-    answers = [_answer(spec, completion, given) for completion, given in zip(completions, inputs, strict=True)]
-    return score(spec, answers, [expected(spec, row.body["output"]) for row in rows])
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A held-out example under what it is asked with: its own labels and tools."""
+
+    spec: TaskSpec
+    row: Row
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """The input."""
+        given: Mapping[str, Any] = self.row.body["input"]
+        return given
+
+    @property
+    def prompt(self) -> Prompt:
+        """Its prompt, with labels and tools in their declared order."""
+        return ask(self.spec, self.given)
 
 
-def by_book(rows: Sequence[Row], evaluation: Evaluation) -> dict[str, float]:
-    """The mean of a chat `evaluation` of `rows` with the passage in the prompt, and without; empty for other tasks."""
+def evaluate(model: PreTrainedModel, tokenizer: Any, spec: TaskSpec, asked: Sequence[Asked]) -> Evaluation:
+    """The evaluation of `model` on examples of the task of `spec`."""
+    completions = generate(model, tokenizer, [a.prompt for a in asked], [grammar(a.spec, a.given) for a in asked], MAX_TOKENS[spec.task])
+    answers = [_answer(a.spec, completion, a.given) for completion, a in zip(completions, asked, strict=True)]
+    return score(spec, answers, [expected(a.spec, a.row.body["output"]) for a in asked])
+
+
+def by_book(asked: Sequence[Asked], evaluation: Evaluation) -> dict[str, float]:
+    """The mean of a chat `evaluation` of `asked` with the passage in the prompt, and without; empty for other tasks."""
     books: dict[str, list[float]] = {}
     if evaluation.metric == METRIC["chat"]:
-        for row, value in zip(rows, evaluation.each, strict=True):
-            books.setdefault("open_book" if row.body["input"].get("passage") else "closed_book", []).append(value)
+        for one, value in zip(asked, evaluation.each, strict=True):
+            books.setdefault("open_book" if one.given.get("passage") else "closed_book", []).append(value)
     return {f"{evaluation.metric}_{book}": sum(values) / len(values) for book, values in books.items()}
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.artifacts import ADAPTER_FILES
+from runtime.encoder import MiniLM
 from runtime.project import Adapter
 from runtime.tasks.prompt import completion_ids, load_tokenizer, prompt_ids
-from runtime.tasks.samples import TaskSpec, ask, render, render_pair
+from runtime.tasks.samples import TaskSpec, render, render_pair
+from runtime.tasks.shortlist import Shortlist
 from schemas.events import Split
 from trainers import dpo, sft
 from trainers.artifact import Made
 from trainers.base_model import load_model
-from trainers.evaluate import Evaluation, by_book, evaluate
+from trainers.evaluate import Asked, Evaluation, by_book, evaluate
 from trainers.gate import judge
 from trainers.sft import Progress
 from trainers.snapshot import Row
@@ -32,17 +34,18 @@ MAX_HELD_OUT = 250
 def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, folder: Path, progress: Progress) -> Made:
     """The adapter of `rows` in `folder`, with its scores beside the base's and the live version's (in `live`) on the same examples."""
     tokenizer, spec = load_tokenizer(base), adapter.spec
-    asked = (row for row in rows if row.split is Split.EVALUATION and not row.is_pair)
-    held_out = list(islice((row for row in asked if len(prompt_ids(tokenizer, ask(spec, row.body["input"]))) <= adapter.recipe.max_tokens), MAX_HELD_OUT))
+    shortlist = Shortlist(MiniLM().encode) if spec.task == "tool" else None
+    held_out = list(islice((a for a in _ask(spec, rows, shortlist) if len(prompt_ids(tokenizer, a.prompt)) <= adapter.recipe.max_tokens), MAX_HELD_OUT))
     known = [row for row in rows if row.split is Split.TRAIN]
-    enough = adapter.recipe.max_steps * adapter.recipe.batch_size
-    learn = [_tokens(spec, row, tokenizer, adapter.recipe.seed) for row in islice((row for row in known if not row.is_pair), enough)]
+    single = [row for row in known if not row.is_pair][: adapter.recipe.max_steps * adapter.recipe.batch_size]
+    learn = [_tokens(own, row, tokenizer, adapter.recipe.seed) for own, row in zip(_offers(spec, single, shortlist), single, strict=True)]
     model = sft.train(base, learn, adapter.recipe, folder / "sft", progress)
     candidate = evaluate(model, tokenizer, spec, held_out)
     with model.disable_adapter():
         alone = evaluate(model, tokenizer, spec, held_out)
     metric, chosen, metrics = candidate.metric, folder / "sft", {}
-    pairs = [_pair(spec, row, tokenizer, adapter.recipe.seed) for row in islice((row for row in known if row.is_pair), adapter.dpo.max_pairs)] if adapter.dpo else []
+    preferred = [row for row in known if row.is_pair][: adapter.dpo.max_pairs] if adapter.dpo else []
+    pairs = [_pair(own, row, tokenizer, adapter.recipe.seed) for own, row in zip(_offers(spec, preferred, shortlist), preferred, strict=True)]
     if adapter.dpo and pairs:
         aligned = dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", progress)
         after = evaluate(aligned, tokenizer, spec, held_out)
@@ -58,11 +61,27 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     return Made(ADAPTER_FILES, metrics | ({f"live_{metric}": serving.score} if serving else {}), judge(adapter.gate, candidate, alone, serving))
 
 
-def _live(base: str, folder: Path, tokenizer: Any, spec: TaskSpec, held_out: Sequence[Row]) -> Evaluation:
+def _live(base: str, folder: Path, tokenizer: Any, spec: TaskSpec, held_out: Sequence[Asked]) -> Evaluation:
     from peft import PeftModel
 
     model: PeftModel = PeftModel.from_pretrained(load_model(base), str(folder))
     return evaluate(model, tokenizer, spec, held_out)
+
+
+def _ask(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist | None) -> list[Asked]:
+    """The held-out examples, each with what serving would put on offer."""
+    held_out = [row for row in rows if row.split is Split.EVALUATION and not row.is_pair]
+    specs = shortlist.narrow(spec, [row.body["input"] for row in held_out]) if shortlist else [spec] * len(held_out)
+    return [Asked(own, row) for own, row in zip(specs, held_out, strict=True)]
+
+
+def _offers(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist | None) -> list[TaskSpec]:
+    """What is on offer in each training example: as in serving, and what its answers name."""
+    if shortlist is None:
+        return [spec] * len(rows)
+    outputs = [[row.body[part] for part in ("output", "rejected") if part in row.body] for row in rows]
+    named = [{call["tool"] for output in both for call in output["calls"]} for both in outputs]
+    return shortlist.narrow(spec, [row.body["input"] for row in rows], named)
 
 
 def _tokens(spec: TaskSpec, row: Row, tokenizer: Any, seed: int) -> sft.Tokens:

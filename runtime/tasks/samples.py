@@ -24,12 +24,13 @@ Body = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """What a task may answer: labels or entity types, tools, quotes alone."""
+    """What a task may answer: labels or entity types, tools (so many of them a message, 0 for all), quotes alone."""
 
     task: str
     labels: tuple[str, ...] = ()
     tools: tuple[tool.Tool, ...] = ()
     quote: bool = False
+    shortlist: int = 0
 
 
 def render(spec: TaskSpec, body: Body, rng: random.Random | None = None) -> tuple[Prompt, str]:

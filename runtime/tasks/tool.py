@@ -20,11 +20,12 @@ MISSING = "?"
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A declared tool. `parameters` is a JSON Schema object; its key order is the order of arguments."""
+    """A declared tool. `parameters` is a JSON Schema object; its key order is the order of arguments. No prompt shows `utterances`."""
 
     name: str
     description: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    utterances: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> dict[str, Mapping[str, Any]]:

