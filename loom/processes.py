@@ -22,6 +22,8 @@ from schemas.registry import open_codec
 
 log = structlog.get_logger()
 EXIT_START_OVER = 70
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep an idle connection (httpx: 5 s, urllib3 and browsers: up to 60), so that none is closed as it is used."""
 Worker = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
 
@@ -187,7 +189,7 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
     encoder = await asyncio.to_thread(MiniLM)
     service = Service(project, SemanticRouter(project.adapters, encoder), residency, tokenizer, Shortlist(encoder.encode))
     shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds)
-    server = _Server(uvicorn.Config(build_api(service, residency, Recorder(writer)), host=settings.http_host, port=settings.http_port, log_level="warning"))
+    server = _Server(uvicorn.Config(build_api(service, residency, Recorder(writer)), host=settings.http_host, port=settings.http_port, log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS))
     tasks = [following, asyncio.create_task(server.serve()), asyncio.create_task(shell.run(stop))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # none ends by itself but by an error

@@ -47,7 +47,7 @@ async def quality(rows: Sequence[Row], train: Sequence[Row], url: str, names: Na
         except httpx.HTTPStatusError as error:
             raise SettingsError(f"{url}: {error.response.text}") from error
         except httpx.HTTPError as error:
-            raise SettingsError(f"nothing serves at {url} ({error}): start it with `loom up`") from error
+            raise SettingsError(f"nothing answers at {url} ({type(error).__name__} {error}): is it up? see `loom status`") from error
 
 
 class Asker:
