@@ -71,7 +71,8 @@ async def test_a_fenced_shell_starts_over_and_its_open_transaction_counts_for_no
     prefix = "fence."
     await apply_topics(kafka.address, load_project(PROJECT).topics.values(), prefix)
     await send(kafka.address, prefix, range(200))
-    commit, stolen = PartitionTransactions.commit, []
+    commit = PartitionTransactions.commit
+    stolen: list[Any] = []
 
     async def steal(self: PartitionTransactions, epoch: int, partition: Any, *arguments: Any) -> bool:
         if len(stolen) < 2:

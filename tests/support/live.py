@@ -86,7 +86,7 @@ class Live:
         import psutil
 
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return next(c.pid for c in children if c.cmdline()[-2:] == ["worker", name])
+        return int(next(c.pid for c in children if c.cmdline()[-2:] == ["worker", name]))
 
     def _until(self, done: Any, seconds: float, what: str) -> None:
         end = time.monotonic() + seconds

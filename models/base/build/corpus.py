@@ -75,14 +75,15 @@ def entities(data: Path, rng: random.Random) -> list[str]:
     for name in ("a", "b", "f", "g"):
         for block in (data / f"ner-btc/{name}.conll").read_text(encoding="utf-8").split("\n\n"):
             cells = [line.split("\t") for line in block.split("\n") if "\t" in line]
-            text, found = "", []
+            text = ""
+            found: list[tuple[int, int, str]] = []
             for word, tag in ((cell[0], cell[-1]) for cell in cells):
                 text += (" " if text else "") + word
                 start = len(text) - len(word)
                 if tag.startswith("B-"):
-                    found.append([start, len(text), tag[2:]])
+                    found.append((start, len(text), tag[2:]))
                 elif tag.startswith("I-") and found:
-                    found[-1][1] = len(text)
+                    found[-1] = (found[-1][0], len(text), found[-1][2])
             labels = ["PER", "LOC", "ORG"]
             rng.shuffle(labels)
             if text and all(label in labels for *_, label in found):

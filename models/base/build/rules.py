@@ -252,7 +252,8 @@ def topic_sample(rng: random.Random, chatter: Sequence[str]) -> Sample:
     text = noisy(rng, ask(rng, verb, noun, {}, frozenset())[0])
     by_noun = rng.random() < 0.5
     labels = list(dict.fromkeys(n if by_noun else v for v, n in pairs))
-    shape = rng.choice([str, str.upper, str.title])
+    shapes: list[Callable[[str], str]] = [str, str.upper, str.title]
+    shape = rng.choice(shapes)
     rng.shuffle(labels)
     return classify.render_prompt([shape(label) for label in labels], text), shape(noun if by_noun else verb)
 
@@ -260,7 +261,9 @@ def topic_sample(rng: random.Random, chatter: Sequence[str]) -> Sample:
 def extract_sample(rng: random.Random, chatter: Sequence[str]) -> Sample:
     """A request with values of several kinds, of which some are asked for."""
     kinds = rng.sample(list(VALUES), k=rng.randint(1, 4))
-    pieces, entities, position = [], [], 0
+    pieces: list[str] = []
+    entities: list[extract.Entity] = []
+    position = 0
     for kind in kinds:
         names = {"id": "ID", "name": "PERSON", "item": "PRODUCT", "city": "PLACE"}
         value = VALUES[kind](rng)

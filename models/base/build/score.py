@@ -21,7 +21,7 @@ from runtime.tasks.prompt import load_tokenizer
 WINDOW, BYTES = 256, 64 << 10
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def bits_per_byte(folder: Path, text: str) -> float:
     """Cross entropy of `text` under the model in `folder`, in bits for each UTF-8 byte."""
     tokenizer, model = load_tokenizer(str(folder)), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

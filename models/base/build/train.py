@@ -137,7 +137,7 @@ def rate_at(share: float) -> float:
     return PEAK if share < 0.5 else max(1e-5, PEAK * (1 - share) / 0.5)
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def perplexities(model: Model, held: dict[str, np.ndarray], cos: Tensor, sin: Tensor) -> dict[str, float]:
     """Perplexity per token of each source's first 32 held-out windows."""
     out = {}

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from inference.clauses import clauses, is_request
 from inference.router import decide
-from runtime.project import Adapter
+from runtime.project import Adapter, ToolDeclaration
 
-TOOL = Adapter(task="tool", result="tool-calls", tools=({"name": "t", "description": "d"},), utterances=("u",), threshold=0.5)
+TOOL = Adapter(task="tool", result="tool-calls", tools=(ToolDeclaration(name="t", description="d"),), utterances=("u",), threshold=0.5)
 MOOD = Adapter(task="classify", result="sentiment", labels=("A",))
 CHAT = Adapter(task="chat", result="chat", utterances=("v",), threshold=0.4)
 ADAPTERS = {"tool": TOOL, "mood": MOOD, "chat": CHAT}

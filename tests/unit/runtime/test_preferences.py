@@ -24,7 +24,7 @@ WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=6), min_size=1, max_si
 
 @given(subject=WORDS, tail=WORDS, seed=st.integers())
 def test_a_wrong_call_is_valid_and_wrong(subject: str, tail: str, seed: int) -> None:
-    body = {"input": {"message": f"open a ticket: {subject} {tail}", "context": {"user_id": "current"}}, "output": {"calls": [{"tool": "create_ticket", "subject": subject}]}}
+    body: dict[str, Any] = {"input": {"message": f"open a ticket: {subject} {tail}", "context": {"user_id": "current"}}, "output": {"calls": [{"tool": "create_ticket", "subject": subject}]}}
     wrong = plausible_wrong(TOOL, body["input"], body["output"], random.Random(seed))
     assert wrong is not None
     if wrong != body["output"]:  # an extended span may read the same as the right one elsewhere
@@ -36,7 +36,7 @@ def test_a_wrong_call_is_valid_and_wrong(subject: str, tail: str, seed: int) -> 
 
 def test_no_call_is_turned_into_a_call() -> None:
     given_ = {"message": "nice weather", "context": {}}
-    assert plausible_wrong(TOOL, given_, {"calls": []}, random.Random(0)) in ({"calls": [{"tool": t.name, "missing": list(t.required)}]} for t in TOOLS)
+    assert plausible_wrong(TOOL, given_, {"calls": []}, random.Random(0)) in [{"calls": [{"tool": t.name, "missing": list(t.required)}]} for t in TOOLS]
 
 
 def test_a_wrong_answer_is_another_sentence_or_half_of_the_right_one() -> None:

@@ -93,7 +93,7 @@ def test_the_grammar_takes_valid_calls_with_copied_values_alone(completion: str,
     assert accepts(source, completion) is taken
 
 
-@given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=60))
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=60))
 def test_any_message_has_a_grammar_that_takes_no_call(message: str) -> None:
     source = grammar(SPEC, {"message": message, "context": {}})
     assert source is not None

@@ -19,14 +19,14 @@ INT32 = st.integers(-(2**31), 2**31 - 1)
 LIMITS = {"int": INT32, "long": st.integers(-(2**63), 2**63 - 1)}
 
 
-def values(schema: typing.Any, named: dict[str, typing.Any]) -> st.SearchStrategy[typing.Any]:
+def values(schema: typing.Any, named: dict[str, st.SearchStrategy[typing.Any]]) -> st.SearchStrategy[typing.Any]:
     """Python values of an Avro type, in the events' own form."""
     if isinstance(schema, list):
         return st.one_of(*(values(option, named) for option in schema))
     kind = schema if isinstance(schema, str) else schema["type"]
     if isinstance(schema, str) and schema in named:
         return named[schema]
-    simple = {
+    simple: dict[str, st.SearchStrategy[typing.Any]] = {
         "null": st.none(), "boolean": st.booleans(), "string": st.text(max_size=20), "bytes": st.binary(max_size=20),
         "double": st.floats(allow_nan=False), **LIMITS,
     }  # fmt: skip
@@ -44,7 +44,7 @@ def values(schema: typing.Any, named: dict[str, typing.Any]) -> st.SearchStrateg
     return named[schema["name"]]
 
 
-def _types() -> list[type]:
+def _types() -> list[typing.Any]:
     from schemas import events
     from schemas.events import common, dead_letters, documents, examples, serving, training
 
