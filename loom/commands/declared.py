@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from loom.commands.common import Broker, Data, Project, Registry, connected_settings, settings_of
+from loom.commands.common import AsJson, Broker, Data, Project, Registry, connected_settings, settings_of
 
 
 def contract(project: Project = None, out: Annotated[Path | None, typer.Option("--out", help="Write to this file.")] = None) -> None:
@@ -28,7 +28,7 @@ def contract(project: Project = None, out: Annotated[Path | None, typer.Option("
         out.write_text(text + "\n")
 
 
-def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("loom.toml")) -> None:
+def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("loom.toml"), as_json: AsJson = False) -> None:
     """Write a commented project file to start from.
 
     Example: loom init
@@ -41,10 +41,10 @@ def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path
         path.write_text((Path(__file__).parent / "template.toml").read_text())
     except OSError as error:
         raise SettingsError(f"{path} can't be written: {error.strerror}") from error
-    typer.echo(f"{path} written: declare your adapters in it, then `loom up`")
+    typer.echo(json.dumps({"path": str(path)}) if as_json else f"{path} written: declare your adapters in it, then `loom up`")
 
 
-def apply(project: Project = None, data: Data = None, broker: Broker = None, registry: Registry = None) -> None:
+def apply(project: Project = None, data: Data = None, broker: Broker = None, registry: Registry = None, as_json: AsJson = False) -> None:
     """Create the topics that are missing, and register their contracts where a registry is named.
 
     Example: loom topics apply --broker kafka:9092
@@ -56,6 +56,10 @@ def apply(project: Project = None, data: Data = None, broker: Broker = None, reg
     settings = connected_settings(project=project, data=data, broker=broker, registry=registry)
     declared = load_project(settings.project)
     made = asyncio.run(apply_topics(settings.broker, declared.topics.values(), settings.prefix))
-    if subjects := register_contracts(settings, declared):
+    subjects = register_contracts(settings, declared)
+    if as_json:
+        typer.echo(json.dumps({"created": list(made), "registered": list(subjects)}))
+        return
+    if subjects:
         typer.echo(f"{len(subjects)} contracts registered")
     typer.echo(f"{len(made)} topics created" + (": " + ", ".join(made) if made else ""))
