@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -37,8 +38,9 @@ def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path
 
     if path.exists():
         raise SettingsError(f"{path} is there already: name another path")
+    template = resources.files("loom").joinpath("template.toml").read_text()
     try:
-        path.write_text((Path(__file__).parent / "template.toml").read_text())
+        path.write_text(template)
     except OSError as error:
         raise SettingsError(f"{path} can't be written: {error.strerror}") from error
     typer.echo(json.dumps({"path": str(path)}) if as_json else f"{path} written: declare your adapters in it, then `loom up`")

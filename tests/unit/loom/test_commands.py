@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from loom.cli import app
 from loom.commands.exchange import read_context
 from runtime.errors import SettingsError
+from runtime.project import load_project
 
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
@@ -32,6 +33,13 @@ def test_help_comes_at_once() -> None:
         subprocess.run([sys.executable, "-m", "loom", "--help"], check=True, capture_output=True)
         seconds.append(time.monotonic() - began)
     assert min(seconds) < 0.5
+
+
+def test_init_writes_a_project_that_loads_and_overwrites_none(tmp_path: Path) -> None:
+    path = tmp_path / "loom.toml"
+    assert CliRunner().invoke(app, ["init", str(path)]).exit_code == 0
+    assert "tool" in load_project(path).adapters
+    assert isinstance(CliRunner().invoke(app, ["init", str(path)]).exception, SettingsError)
 
 
 def test_context_is_read_from_pairs_and_files(tmp_path: Path) -> None:
