@@ -1,0 +1,99 @@
+"""The projection: rows are a function of the topics, so that a lost database comes back from them."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from loom.embedded.kafka import EmbeddedKafka
+from loom.embedded.postgres import EmbeddedPostgres
+from loom.projection import Projection
+from runtime.database import connect, migrate
+from runtime.dead_letters import letter_of
+from runtime.kafka import Outgoing, Record, apply_topics
+from runtime.project import load_project
+from schemas.codec import Codec
+from schemas.events import (
+    AdapterAlias,
+    AdapterEvent,
+    AdapterEventKind,
+    AdapterVersion,
+    BaseEpoch,
+    CompletionStatus,
+    RequestCompleted,
+    Result,
+    ResultStatus,
+    RunStatus,
+    TrainingRun,
+)
+from tests.support.kafka import publish
+
+PROJECT = load_project(Path(__file__).parents[2] / "examples/pebblewire/loom.toml")
+CODEC = Codec()
+TABLES = ("results", "completions", "runs", "adapter_versions", "adapter_aliases", "base_epochs", "dead_letters", "projection_offsets")
+
+
+def records(prefix: str) -> list[Outgoing]:
+    """A small history: an epoch, two versions of an adapter, their runs, an answered request, a dead letter, foreign bytes."""
+    run = TrainingRun(run_id="r1", adapter="tool", base_epoch=0, status=RunStatus.REQUESTED, version=1)
+    version = AdapterVersion(
+        version=1, engine_name="tool@1-aa", base_epoch=0, artifact_uri="file:///a", files=(), run_id="r1", recipe_hash="", manifest_sha256="", rank=16, metrics={"a": 0.5}, verdict="good",
+    )  # fmt: skip
+    event = AdapterEvent(adapter="tool", kind=AdapterEventKind.VERSION, version=version, alias=None, epoch=None, reason=None)
+    aliases = [replace(event, kind=AdapterEventKind.ALIAS, version=None, alias=AdapterAlias(live_version=n), sequence=n + 1) for n in (1, 2)]
+    epoch = replace(event, adapter="base", kind=AdapterEventKind.EPOCH, version=None, epoch=BaseEpoch(epoch=0, base_uri="u", base_sha256="s", live={}), sequence=1)
+    result = Result(result_id="x", request_id="q", task="tool", adapter="tool", version=1, intent_index=0, intent_count=1, text="hi", output="null", status=ResultStatus.OK)
+    letter = letter_of("chunk", Record("revisions", 0, 7, b"k", b"v", ()), ValueError("no"))
+    events: list[tuple[str, str, Any]] = [
+        ("adapters", "base", epoch), ("training-runs", "r1", run), ("training-runs", "r1", replace(run, status=RunStatus.PROGRESS, step=3, steps=9, loss=1.5)),
+        ("adapters", "tool", event), ("adapters", "tool", replace(event, version=replace(version, version=2, engine_name="tool@2-bb"))), *(("adapters", "tool", alias) for alias in aliases),
+        ("training-runs", "r1", replace(run, status=RunStatus.PUBLISHED)), ("results.tool-calls", "q", result),
+        ("results.completed", "q", RequestCompleted(request_id="q", status=CompletionStatus.OK)), ("dead-letters", "k", letter),
+    ]  # fmt: skip
+    return [Outgoing(prefix + topic, key.encode(), CODEC.encode(e)) for topic, key, e in events] + [Outgoing(prefix + "training-runs", b"k", b"no avro")]
+
+
+async def project_until(pool: asyncpg.Pool, broker: str, prefix: str, count: int) -> dict[str, list[tuple[Any, ...]]]:
+    """Every table's rows once the offsets say that `count` records were read."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(Projection(PROJECT, broker, pool, prefix).run(stop))
+    for _ in range(120):
+        if (await pool.fetchval("SELECT coalesce(sum(next_offset), 0) FROM projection_offsets WHERE topic LIKE $1", prefix + "%")) >= count:
+            break
+        await asyncio.sleep(0.25)
+    stop.set()
+    await running
+    return {table: sorted((tuple(row) for row in await pool.fetch(f"SELECT * FROM {table}")), key=str) for table in TABLES}
+
+
+@pytest.mark.asyncio
+async def test_a_lost_database_comes_back_from_the_topics_and_a_record_read_twice_changes_nothing(kafka: EmbeddedKafka, postgres: EmbeddedPostgres) -> None:
+    prefix = f"test-{uuid.uuid4().hex[:8]}."
+    await apply_topics(kafka.address, PROJECT.topics.values(), prefix)
+    history = records(prefix)
+    for record in history:
+        await publish(kafka.address, [record])
+    kept = []
+    for name in ("first", "second"):
+        database = f"{name}_{uuid.uuid4().hex[:8]}"
+        server = await connect(postgres.url, size=1)
+        await server.execute(f"CREATE DATABASE {database}")
+        await server.close()
+        url = postgres.url.replace("/postgres?", f"/{database}?")
+        assert url != postgres.url
+        await asyncio.to_thread(migrate, url)
+        pool = await connect(url, size=2)
+        kept.append(await project_until(pool, kafka.address, prefix, len(history)))
+        await pool.execute("DELETE FROM projection_offsets")
+        assert await project_until(pool, kafka.address, prefix, len(history)) == kept[-1]
+        await pool.close()
+    assert kept[0] == kept[1]
+    assert [(r[0], r[3], r[4]) for r in kept[0]["runs"]] == [("r1", "published", 3)]
+    assert [r[:2] for r in kept[0]["adapter_aliases"]] == [("tool", 2)]
+    assert {table: len(rows) for table, rows in kept[0].items() if table != "projection_offsets"} == dict.fromkeys(TABLES[:-1], 1) | {"adapter_versions": 2}
