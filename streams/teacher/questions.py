@@ -14,6 +14,7 @@ from pydantic import Field
 PROMPT_VERSION = "questions-4"
 COUNT = 16
 MAX_CHARACTERS = 400
+GAP = re.compile(r"[\s,]*")
 PASSAGE = re.compile(r"<passage>\n(.*)\n</passage>", re.DOTALL)
 INSTRUCTION = """Write up to {count} questions that a customer could ask and that this passage answers. The answer must be copied from the passage word for word.
 Name the topic of each question in two or three words; questions that ask the same thing in other words share their topic.
@@ -66,11 +67,17 @@ class PassageQuestions(Task):
 
 
 def read_reply(reply: str | None) -> list[QuestionAnswer] | None:
-    """The pairs of a teacher's reply; None when it is not what was asked for."""
-    found = re.search(r"\[.*\]", reply or "", re.DOTALL)
-    if not found:
+    """The pairs of a teacher's reply, those before the cut where it ends too early; None when it is not what was asked for."""
+    text = reply or ""
+    at, pairs = text.find("[") + 1, []
+    if not at:
         return None
-    try:
-        return [QuestionAnswer(str(row["question"]), str(row["answer"]), str(row.get("topic") or row["question"])) for row in json.loads(found.group())]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
+    while (start := GAP.match(text, at).end()) < len(text) and text[start] == "{":  # type: ignore[union-attr]
+        try:
+            row, at = json.JSONDecoder().raw_decode(text, start)
+            pairs.append(QuestionAnswer(str(row["question"]), str(row["answer"]), str(row.get("topic") or row["question"])))
+        except KeyError:
+            return None
+        except ValueError:
+            break
+    return pairs if pairs or text[start : start + 1] == "]" else None

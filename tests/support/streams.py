@@ -72,7 +72,9 @@ async def streams(broker: str, database: str, folder: Path, teacher: Teacher) ->
     fatal: list[BaseException] = []
     shell = StreamShell(f"{prefix}all", broker, stages, folder=folder / "faust", on_fatal=fatal.append, prefix=prefix)  # type: ignore[arg-type]
     await shell.start()
-    yield System(broker, prefix, context)
-    await shell.stop()
-    await pool.close()
+    try:
+        yield System(broker, prefix, context)
+    finally:
+        await shell.stop()
+        await pool.close()
     assert fatal == []

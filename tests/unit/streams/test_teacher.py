@@ -40,6 +40,14 @@ def test_what_a_teacher_writes_is_read_back(pairs: list[QuestionAnswer]) -> None
     assert read_reply("Sure! " + json.dumps({"questions": rows})) == read_reply(json.dumps(rows)) == pairs
 
 
+@given(st.lists(st.builds(QuestionAnswer, question=st.text(min_size=1), answer=st.text(min_size=1), topic=st.text(min_size=1)), min_size=1, max_size=4), st.data())
+def test_of_a_reply_that_was_cut_the_whole_pairs_are_kept(pairs: list[QuestionAnswer], data: st.DataObject) -> None:
+    reply = json.dumps({"questions": [{"question": p.question, "answer": p.answer, "topic": p.topic} for p in pairs]})
+    found = read_reply(reply[: data.draw(st.integers(0, len(reply)))]) or []
+    assert found == pairs[: len(found)]
+    assert read_reply('{"questions": []}') == []
+
+
 @pytest.mark.parametrize("reply", [None, "", "I can't do that.", "[1, 2", '{"questions": [{"question": "no answer"}]}', '{"questions": "none"}'])
 def test_another_reply_is_no_reply(reply: str | None) -> None:
     assert read_reply(reply) is None
