@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
 from loom.commands import bench, declared, dlq, exchange, state, system
 
 
-def _group(summary: str, **commands: object) -> typer.Typer:
+def _group(summary: str, **commands: Callable[..., None]) -> typer.Typer:
     """A group of commands under one name."""
     group = typer.Typer(no_args_is_help=True, help=summary)
     for name, command in commands.items():
-        group.command(name)(command)  # type: ignore[type-var]
+        group.command(name)(command)
     return group
 
 

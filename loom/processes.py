@@ -158,7 +158,7 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
     from inference.router import SemanticRouter
     from inference.service import Service
     from inference.worker import AnswerStage, RequestShell
-    from runtime.encoder import MiniLM
+    from runtime.encoder import minilm
     from runtime.event_writer import Entry, EventWriter
     from runtime.ids import digest
     from runtime.tasks.prompt import load_tokenizer
@@ -186,7 +186,7 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
 
     residency = Residency(project, broker, VllmEngine, Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix, codec)
     following = asyncio.create_task(residency.run(stop))
-    encoder = await asyncio.to_thread(MiniLM)
+    encoder = await asyncio.to_thread(minilm)
     service = Service(project, SemanticRouter(project.adapters, encoder), residency, tokenizer, Shortlist(encoder.encode))
     shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds)
     server = _Server(uvicorn.Config(build_api(service, residency, Recorder(writer)), host=settings.http_host, port=settings.http_port, log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS))

@@ -82,3 +82,9 @@ class MiniLM:
         mask = np.array([e.attention_mask for e in encoded], dtype=np.int64)
         vectors: NDArray[np.float32] = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
         return vectors
+
+
+@cache
+def minilm() -> MiniLM:
+    """The encoder of this process."""
+    return MiniLM()

@@ -67,7 +67,9 @@ class Coordinator:
         elif record.topic == self._prefix + TRAINING_RUNS.name:
             self.fleet.apply_run(self._codec.decode(TrainingRun, record.value))
         elif record.topic == self._prefix + DEAD_LETTERS.name:
-            self._parked.add(self._codec.decode(DeadLetter, record.value).letter_id)
+            letter = self._codec.decode(DeadLetter, record.value)
+            if letter.stage == STAGE:
+                self._parked.add(letter.letter_id)
         else:
             self.fleet.apply_adapter(self._codec.decode(AdapterEvent, record.value))
 

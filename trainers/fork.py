@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.artifacts import ADAPTER_FILES
-from runtime.encoder import MiniLM
+from runtime.encoder import minilm
 from runtime.project import Adapter
 from runtime.tasks.prompt import completion_ids, load_tokenizer, prompt_ids
 from runtime.tasks.samples import TaskSpec, render, render_pair
@@ -34,7 +34,7 @@ MAX_HELD_OUT = 250
 def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, folder: Path, progress: Progress) -> Made:
     """The adapter of `rows` in `folder`, with its scores beside the base's and the live version's (in `live`) on the same examples."""
     tokenizer, spec = load_tokenizer(base), adapter.spec
-    shortlist = Shortlist(MiniLM().encode) if spec.task == "tool" else None
+    shortlist = Shortlist(lambda texts: minilm().encode(texts))  # loaded where there is something to narrow
     held_out = list(islice((a for a in _ask(spec, rows, shortlist) if len(prompt_ids(tokenizer, a.prompt)) <= adapter.recipe.max_tokens), MAX_HELD_OUT))
     known = [row for row in rows if row.split is Split.TRAIN]
     single = [row for row in known if not row.is_pair][: adapter.recipe.max_steps * adapter.recipe.batch_size]
@@ -68,19 +68,16 @@ def _live(base: str, folder: Path, tokenizer: Any, spec: TaskSpec, held_out: Seq
     return evaluate(model, tokenizer, spec, held_out)
 
 
-def _ask(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist | None) -> list[Asked]:
+def _ask(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist) -> list[Asked]:
     """The held-out examples, each with what serving would put on offer."""
     held_out = [row for row in rows if row.split is Split.EVALUATION and not row.is_pair]
-    specs = shortlist.narrow(spec, [row.body["input"] for row in held_out]) if shortlist else [spec] * len(held_out)
+    specs = shortlist.narrow(spec, [row.body["input"] for row in held_out])
     return [Asked(own, row) for own, row in zip(specs, held_out, strict=True)]
 
 
-def _offers(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist | None) -> list[TaskSpec]:
+def _offers(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist) -> list[TaskSpec]:
     """What is on offer in each training example: as in serving, and what its answers name."""
-    if shortlist is None:
-        return [spec] * len(rows)
-    outputs = [[row.body[part] for part in ("output", "rejected") if part in row.body] for row in rows]
-    named = [{call["tool"] for output in both for call in output["calls"]} for both in outputs]
+    named = [{call["tool"] for part in ("output", "rejected") for call in row.body.get(part, {}).get("calls", ())} for row in rows]
     return shortlist.narrow(spec, [row.body["input"] for row in rows], named)
 
 

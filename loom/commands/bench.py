@@ -52,7 +52,7 @@ def router(
     from inference.router import SemanticRouter
     from loom.bench.router import route_scores, routes_from
     from loom.bench.scores import load_rows
-    from runtime.encoder import MiniLM
+    from runtime.encoder import minilm
     from runtime.errors import SettingsError
     from runtime.project import load_project
 
@@ -60,7 +60,7 @@ def router(
     rows = load_rows(test)
     if not any("intents" in row or "intent" in row for row in rows):
         raise SettingsError(f"{test} has no row with intents")
-    _print_scores(asyncio.run(route_scores(SemanticRouter(routes, MiniLM()), rows)), as_json)
+    _print_scores(asyncio.run(route_scores(SemanticRouter(routes, minilm()), rows)), as_json)
 
 
 def _print_scores(scores: Any, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from runtime.encoder import MiniLM
+from runtime.encoder import minilm
 from runtime.tasks.samples import TaskSpec
 from runtime.tasks.shortlist import Shortlist
 from runtime.tasks.tool import Tool
@@ -46,5 +46,5 @@ def test_few_tools_and_other_tasks_stay_as_they_are() -> None:
 
 def test_a_tool_without_examples_is_found_by_its_description() -> None:
     tools = (Tool("open_door", "Open the front door"), Tool("send_invoice", "Send a bill by mail"), Tool("play_music", "Play a song"))
-    (spec,) = Shortlist(MiniLM().encode).narrow(TaskSpec("tool", tools=tools, shortlist=1), [{"message": "I want to hear the Beatles"}])
+    (spec,) = Shortlist(minilm().encode).narrow(TaskSpec("tool", tools=tools, shortlist=1), [{"message": "I want to hear the Beatles"}])
     assert [tool.name for tool in spec.tools] == ["play_music"]
