@@ -45,7 +45,7 @@ class DistilabelTeacher:
 
         given = {"passage": passage, "heading": heading}
         try:
-            reply = await self._task.llm.agenerate(self._task.format_input(given))
+            reply = await self._task.llm.agenerate(self._task.format_input(given), **self._task.llm.get_generation_kwargs())
         except (BadRequestError, UnprocessableEntityError) as error:
             raise InvalidInput(f"teacher {self.name} refused this chunk: {error}") from error
         except Exception as error:

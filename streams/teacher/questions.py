@@ -26,8 +26,6 @@ Heading: {heading}
 </passage>"""
 
 
-
-
 def reply_schema(count: int) -> dict[str, Any]:
     """JSON Schema of a reply with at most `count` questions, for endpoints that decode under one."""
     text = {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS}
