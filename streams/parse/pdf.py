@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pypdfium2
 
@@ -10,6 +11,8 @@ from runtime.errors import InvalidInput
 from streams.parse.blocks import Block, BlockKind
 
 HYPHENATED = re.compile(r"(?<=\w)(?:\u0002|-\n|\ufffe\s?)(?=[a-z])")
+PDFIUM = threading.Lock()
+"""pdfium is not thread-safe: two documents at once end the process."""
 
 
 def pdf(data: bytes) -> list[Block]:
@@ -20,6 +23,11 @@ def pdf(data: bytes) -> list[Block]:
     """
     if not data.startswith(b"%PDF-"):
         raise InvalidInput("not a PDF: it lacks the %PDF- signature" + (" (it is a zip archive)" if data.startswith(b"PK") else ""))
+    with PDFIUM:
+        return _blocks(data)
+
+
+def _blocks(data: bytes) -> list[Block]:
     try:
         document = pypdfium2.PdfDocument(data)
     except pypdfium2.PdfiumError as error:

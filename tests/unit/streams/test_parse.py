@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from runtime.errors import InvalidInput
 from streams.parse import BlockKind, parse
+from tests.support.pdf import pdf_of
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_markdown_keeps_headings_and_its_front_title() -> None:
@@ -37,3 +44,27 @@ def test_html_body_in_a_template_script_is_found() -> None:
 def test_what_can_not_be_parsed_says_why(media_type: str, data: bytes, fault: str) -> None:
     with pytest.raises(InvalidInput, match=fault):
         parse(media_type, data)
+
+
+def test_a_pdf_gives_its_pages_and_one_without_text_says_so() -> None:
+    assert [(b.text, b.page) for b in parse("application/pdf", pdf_of(["The hub", "pairs with lamps"]))] == [("The hub", 1), ("pairs with lamps", 2)]
+    with pytest.raises(InvalidInput, match="no text layer in 2 pages"):
+        parse("application/pdf", pdf_of(["", ""]))
+
+
+PARALLEL = """
+from concurrent.futures import ThreadPoolExecutor
+from streams.parse import parse
+from tests.support.pdf import pdf_of
+
+books = [pdf_of([f"page {page} of book {book}" for page in range(60)]) for book in range(16)]
+with ThreadPoolExecutor(8) as pool:
+    for book, blocks in enumerate(pool.map(lambda data: parse("application/pdf", data), books * 8)):
+        assert [b.text for b in blocks] == [f"page {page} of book {book % 16}" for page in range(60)]
+"""
+
+
+def test_pdfs_are_parsed_in_many_threads_at_once() -> None:
+    """In a process of its own: pdfium kills it where two threads meet."""
+    done = subprocess.run([sys.executable, "-c", PARALLEL], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
