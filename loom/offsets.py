@@ -7,32 +7,23 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from runtime.backlog import TIMEOUT_SECONDS, committed_offsets
 from runtime.errors import SettingsError, Transient
 
 FILE = "groups.json"
-TIMEOUT_SECONDS = 20
 
 
 def groups_with_offsets(broker: str, groups: Sequence[str]) -> set[str]:
     """Those of `groups` that have committed somewhere. Raises Transient when the broker can't say."""
     admin = AdminClient({"bootstrap.servers": broker})
-    found = set()
     try:
         there = {group.group_id for group in admin.list_consumer_groups().result(TIMEOUT_SECONDS).valid}
     except KafkaException as error:
         raise Transient(f"the consumer groups of {broker} can't be listed: {error.args[0].str()}") from error
-    for group in there & set(groups):
-        try:
-            ((_, asked),) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).items()
-            offsets = asked.result(TIMEOUT_SECONDS).topic_partitions
-        except KafkaException as error:
-            raise Transient(f"the offsets of {group} can't be read: {error.args[0].str()}") from error
-        if any(partition.offset >= 0 for partition in offsets or ()):
-            found.add(group)
-    return found
+    return {group for group in there & set(groups) if committed_offsets(admin, group)}
 
 
 def known_groups(folder: Path) -> set[str]:

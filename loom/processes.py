@@ -19,12 +19,15 @@ from runtime.settings import Settings
 from runtime.stage import Stage
 from schemas.codec import Codec
 from schemas.registry import open_codec
+from schemas.topics import CHUNKS, DOCUMENTS, EXAMPLES, LABELS, REVISIONS
 
 log = structlog.get_logger()
 EXIT_START_OVER = 70
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep an idle connection (httpx: 5 s, urllib3 and browsers: up to 60), so that none is closed as it is used."""
 Worker = Callable[[Settings, asyncio.Event], Awaitable[None]]
+STREAM_TOPICS = {"chunk": (DOCUMENTS, REVISIONS), "synth": (CHUNKS,), "format": (LABELS, EXAMPLES)}
+"""What the stream workers read."""
 
 
 def broker_of(settings: Settings) -> str:
@@ -122,7 +125,8 @@ async def coordinator(settings: Settings, stop: asyncio.Event) -> None:
     from trainers.coordinator import Coordinator
 
     project = load_project(settings.project)
-    await Coordinator(project, broker_of(settings), settings.prefix, codec_of(settings, project)).run(stop)
+    feeders = {settings.prefix + worker: {settings.prefix + topic.name: topic.partitions for topic in topics} for worker, topics in STREAM_TOPICS.items()}
+    await Coordinator(project, broker_of(settings), settings.prefix, codec_of(settings, project), feeders).run(stop)
 
 
 async def trainer(settings: Settings, stop: asyncio.Event) -> None:
@@ -209,15 +213,27 @@ WORKERS: dict[str, Worker] = {
 
 
 async def run_worker(name: str, settings: Settings) -> int:
-    """Runs worker `name` until SIGTERM or SIGINT; its exit code."""
+    """Runs worker `name` until SIGTERM or SIGINT, or until its supervisor has gone; its exit code."""
     import signal
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    watching = asyncio.create_task(_stop_without(settings.supervisor, stop)) if settings.supervisor else None
     try:
         await WORKERS[name](settings, stop)
     except Fenced as error:
         log.error("worker.fenced", worker=name, error=str(error))
         return EXIT_START_OVER
+    finally:
+        if watching:
+            watching.cancel()
     return 0
+
+
+async def _stop_without(supervisor: int, stop: asyncio.Event) -> None:
+    """Sets `stop` when the process `supervisor` is our parent no more: it was killed before it could stop us."""
+    while os.getppid() == supervisor:  # noqa: ASYNC110 - a parent that goes sets no event
+        await asyncio.sleep(1)
+    log.error("worker.orphaned", supervisor=supervisor)
+    stop.set()

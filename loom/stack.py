@@ -172,6 +172,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "LOOM_PROJECT": str(settings.project), "LOOM_DATA": str(settings.data), "LOOM_BROKER": str(settings.broker), "LOOM_DATABASE": settings.database.get_secret_value(),
         "LOOM_OBJECTS": settings.objects_url, "LOOM_PREFIX": settings.prefix, "LOOM_HTTP_HOST": settings.http_host, "LOOM_HTTP_PORT": str(settings.http_port),
         "LOOM_SESSION_TIMEOUT_SECONDS": str(settings.session_timeout_seconds), "LOOM_LOG_LEVEL": settings.log_level,
+        "LOOM_SUPERVISOR": str(os.getpid()),
     }  # fmt: skip
     if settings.registry:
         values["LOOM_REGISTRY"] = settings.registry

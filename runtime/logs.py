@@ -33,8 +33,9 @@ def configure_logs(level: str = "info") -> None:
 
 def is_news(record: logging.LogRecord) -> bool:
     """Whether a record is more than aiokafka's word on an error that it will retry; a broker that is gone is news."""
+    if not record.name.startswith("aiokafka."):
+        return True
     from aiokafka.errors import KafkaConnectionError, KafkaError
 
     args = record.args if isinstance(record.args, tuple) else ()
-    retried = any(isinstance(a, KafkaError) and a.retriable and not isinstance(a, KafkaConnectionError) for a in args)
-    return not (record.name.startswith("aiokafka.") and retried)
+    return not any(isinstance(a, KafkaError) and a.retriable and not isinstance(a, KafkaConnectionError) for a in args)

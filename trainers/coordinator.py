@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
 
+from runtime.backlog import Backlog
 from runtime.dead_letters import letter_of
 from runtime.event_writer import Entry, EventWriter
 from runtime.follower import Follower
@@ -27,9 +29,9 @@ STAGE = "coordinator"
 
 
 class Coordinator:
-    """Runs until `stop` is set."""
+    """Runs until `stop` is set. `feeders` are the consumer groups that examples pass through, each with its topics and their partition counts."""
 
-    def __init__(self, project: Project, broker: str, prefix: str = "", codec: Codec | None = None) -> None:
+    def __init__(self, project: Project, broker: str, prefix: str = "", codec: Codec | None = None, feeders: Mapping[str, Mapping[str, int]] | None = None) -> None:
         self._project, self._prefix = project, prefix
         self._codec = codec or Codec()
         self.fleet = Fleet(project)
@@ -37,6 +39,7 @@ class Coordinator:
         self._datasets = {prefix + topic.name: name for name, topic in datasets.items()}
         topics = {prefix + topic.name: topic.partitions for topic in (TRAINING_RUNS, ADAPTERS, DEAD_LETTERS, *datasets.values())}
         self._follower = Follower(broker, topics)
+        self._upstream = Backlog(broker, feeders or {})
         self._parked: set[str] = set()
         self._refused: dict[str, DeadLetter] = {}
         self._writer = EventWriter(broker, STAGE, STAGE, self._codec, prefix)
@@ -49,6 +52,7 @@ class Coordinator:
         """
         await self._writer.start()
         await self._follower.start()
+        await self._upstream.start()
         try:
             caught_up = False
             while not stop.is_set():
@@ -57,6 +61,7 @@ class Coordinator:
                 if caught_up:
                     await self._act()
         finally:
+            await self._upstream.stop()
             await self._follower.stop()
             await self._writer.stop()
 
@@ -91,10 +96,18 @@ class Coordinator:
         for event in list(self.fleet.due_aliases()):
             await self._change(event)
             log.info("alias.switched", adapter=event.adapter, version=event.alias.live_version if event.alias else None)
-        for run in list(self.fleet.decide(time.monotonic())):
+        for run in await self._due_runs(time.monotonic()):
             await self._writer.write([Entry(TRAINING_RUNS.name, run.run_id, run)])
             self.fleet.apply_run(run)
             log.info("run.requested", adapter=run.adapter, run_id=run.run_id, version=run.version)
+
+    async def _due_runs(self, now: float) -> list[TrainingRun]:
+        """The runs to request now; they wait for examples on their way, so that a long document is not left out."""
+        runs = list(self.fleet.decide(now))
+        if runs and await self._upstream.waits():
+            self.fleet.stir(now)
+            return list(self.fleet.decide(now))
+        return runs
 
     async def _change(self, event: AdapterEvent) -> None:
         await self._writer.write([Entry(ADAPTERS.name, event.adapter, event)])

@@ -28,6 +28,8 @@ from schemas.topics import BASE, CPT, PREFERENCES, Topic, dataset_topic
 from trainers.base_model import weights_sha256
 
 QUIET_SECONDS = 2.0
+LONGEST_WAIT_SECONDS = 300.0
+"""For how long enough examples wait for more: in a stream that never rests some always come."""
 OPEN = (RunStatus.REQUESTED, RunStatus.STARTED, RunStatus.PROGRESS, RunStatus.EVALUATED)
 EPOCH_KEY = "*"
 Partition = tuple[str, int]
@@ -41,6 +43,7 @@ class AdapterState:
     unseen_ids: set[str] = field(default_factory=set)
     ends: dict[Partition, int] = field(default_factory=dict)
     last_change: float = 0.0
+    due_since: float | None = None
     runs: dict[str, TrainingRun] = field(default_factory=dict)
     versions: dict[int, AdapterVersion] = field(default_factory=dict)
     alias: AdapterAlias | None = None
@@ -65,8 +68,12 @@ class AdapterState:
         return max((version.version for version in self.published if version.base_epoch == epoch), default=0)
 
     def ready(self, wanted: int, now: float) -> bool:
-        """Whether there are `wanted` examples that no run has seen, and none came for a while."""
-        return len(self.unseen_ids) >= wanted and now - self.last_change >= QUIET_SECONDS and not self.running
+        """Whether there are `wanted` examples that no run has seen, and none came for a while or they have waited for long."""
+        if len(self.unseen_ids) < wanted or self.running:
+            self.due_since = None
+            return False
+        self.due_since = now if self.due_since is None else self.due_since
+        return now - self.last_change >= QUIET_SECONDS or now - self.due_since >= LONGEST_WAIT_SECONDS
 
 
 @dataclass(slots=True)
@@ -100,6 +107,11 @@ class Fleet:
             state.live_ids.add(record.example_id)
             if not self._seen(state, partition, offset):
                 state.unseen_ids.add(record.example_id)
+
+    def stir(self, now: float) -> None:
+        """Examples are on their way: nothing is quiet at `now`."""
+        for state in (self.base, *self.adapters.values()):
+            state.last_change = now
 
     def apply_run(self, run: TrainingRun) -> None:
         """A moment of a run."""

@@ -84,13 +84,18 @@ def execute(spec: RunSpec, report: Report) -> Outcome:
     folder = spec.scratch / spec.run_id
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    rows = _patiently(lambda: _rows(spec))
+    rows = read_rows(spec)
     base = _base(spec)
     os.environ.setdefault("HF_HUB_OFFLINE", "1" if Path(base).exists() else "0")
     made = _make(spec, base, rows, folder, report)
     outcome = _patiently(lambda: _publish(spec, made, base, rows, folder))
     shutil.rmtree(folder)
     return outcome
+
+
+def read_rows(spec: RunSpec) -> list[Row]:
+    """The run's examples in plain; waits as long as broker or database fail."""
+    return _patiently(lambda: _rows(spec))
 
 
 def _make(spec: RunSpec, base: str, rows: list[Row], folder: Path, report: Report) -> Made:

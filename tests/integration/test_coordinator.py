@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
 
 from loom.embedded.kafka import EmbeddedKafka
 from runtime.errors import Fenced
 from runtime.ids import digest
-from runtime.kafka import Outgoing, apply_topics
+from runtime.kafka import Outgoing, apply_topics, producer
 from runtime.project import Base, load_project
 from schemas.codec import Codec
 from schemas.events import AdapterEvent, AdapterEventKind, DatasetRecord, DeadLetter, OffsetRange, RecordStatus, Split, TrainingRun
 from tests.support.kafka import publish, read_all
 from trainers.coordinator import Coordinator
+from trainers.fleet import QUIET_SECONDS
 from trainers.snapshot import read_ranges
 
 CODEC = Codec()
@@ -66,6 +70,36 @@ async def test_it_requests_a_run_past_foreign_bytes_and_a_second_one_fences_it(k
     assert sorted((letter.topic, letter.value) for letter in letters) == [(prefix + topic, b"no avro") for topic in ("adapters", "datasets.classifier", "training-runs")]
     runs = [CODEC.decode(TrainingRun, v) for v in (await until(kafka.address, f"{prefix}training-runs", 4))[1:]]
     assert [r.version for r in runs if r.status == "requested"] == [1, 2]
+
+
+@pytest.mark.asyncio
+async def test_a_run_waits_until_the_streams_have_read_what_is_there(kafka: EmbeddedKafka) -> None:
+    prefix = f"test-{uuid.uuid4().hex[:8]}."
+    await apply_topics(kafka.address, PROJECT.topics.values(), prefix)
+    chunks, group = TopicPartition(f"{prefix}chunks", 0), f"{prefix}synth"
+    async with transactional(kafka.address) as client:
+        sent = [await client.send(chunks.topic, b"a long document", partition=0) for _ in range(3)]
+    stop = asyncio.Event()
+    running = asyncio.create_task(Coordinator(PROJECT, kafka.address, prefix, feeders={group: {chunks.topic: 6}}).run(stop))
+    await publish(kafka.address, records(prefix, PROJECT.adapters["classifier"].min_examples))
+    await asyncio.sleep(3 * QUIET_SECONDS)
+    assert await read_all(kafka.address, f"{prefix}training-runs") == []
+    async with transactional(kafka.address) as client:  # the streams' way: the offset after the last record, before its marker
+        await client.send_offsets_to_transaction({chunks: (await sent[-1]).offset + 1}, group)
+    assert CODEC.decode(TrainingRun, (await until(kafka.address, f"{prefix}training-runs", 1))[0]).adapter == "classifier"
+    stop.set()
+    await running
+
+
+@asynccontextmanager
+async def transactional(broker: str) -> AsyncIterator[AIOKafkaProducer]:
+    client = producer(broker, uuid.uuid4().hex)
+    await client.start()
+    try:
+        async with client.transaction():
+            yield client
+    finally:
+        await client.stop()
 
 
 def _failed(run: TrainingRun) -> TrainingRun:

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import psutil
 import pytest
 
 from loom.embedded.kafka import free_port
@@ -27,7 +28,7 @@ DOCUMENTS = EXAMPLE.parent / "docs"
 def published(system: Live, document: str) -> set[str]:
     """The doc ids that arrive after `document` was published."""
     assert system.loom("publish", str(DOCUMENTS / document)).returncode == 0
-    system._until(lambda: system.read("revisions", Revision), 60, "a revision")
+    system._until(lambda: document in {r.doc_id for r in system.read("revisions", Revision)}, 60, "a revision")
     return {r.doc_id for r in system.read("revisions", Revision)}
 
 
@@ -68,3 +69,17 @@ def test_a_group_that_lost_its_offsets_is_an_error() -> None:
         failed = system.loom("up")
         assert failed.returncode == 2
         assert "has lost the offsets of chunk" in failed.stderr
+
+
+def test_what_a_killed_loom_up_leaves_ends_by_itself_and_the_next_one_goes_on() -> None:
+    with running(EXAMPLE) as system:
+        published(system, "hub.md")
+        workers = [child for child in psutil.Process(system.process.pid).children() if "worker" in child.cmdline()]
+        assert len(workers) == 7
+        system.process.kill()
+        system.process.wait()
+        _, alive = psutil.wait_procs(workers, timeout=40)
+        assert [process.cmdline() for process in alive] == []
+        (system.data / "connection.json").unlink()
+        system.start()
+        assert published(system, "locks.md") == {"hub.md", "locks.md"}

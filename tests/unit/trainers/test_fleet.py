@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runtime.project import Adapter, Base, Cpt, Dpo, Project
 from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, BaseEpoch, DatasetRecord, RecordStatus, RunStatus, Split, TrainingRun
-from trainers.fleet import QUIET_SECONDS, Fleet
+from trainers.fleet import LONGEST_WAIT_SECONDS, QUIET_SECONDS, Fleet
 
 PROJECT = Project(adapters={"mood": Adapter(task="classify", result="sentiment", labels=("A", "B"), min_examples=3)})
 TOPIC = "datasets.mood"
@@ -47,6 +47,18 @@ def test_enough_distinct_examples_and_a_pause_start_one_run(fleet: Fleet) -> Non
     assert (run.version, run.ranges[0].end) == (1, 5)
     fleet.apply_run(run)
     assert list(fleet.decide(100.0)) == []
+
+
+def test_a_run_waits_for_examples_on_their_way_but_not_for_ever(fleet: Fleet) -> None:
+    feed(fleet, [1, 2, 3])
+    (due,) = fleet.decide(QUIET_SECONDS)
+    for second in range(int(QUIET_SECONDS), int(QUIET_SECONDS + LONGEST_WAIT_SECONDS)):
+        fleet.stir(float(second))
+        feed(fleet, [second], now=float(second))
+        assert list(fleet.decide(float(second))) == []
+    fleet.stir(QUIET_SECONDS + LONGEST_WAIT_SECONDS)
+    (run,) = fleet.decide(QUIET_SECONDS + LONGEST_WAIT_SECONDS)
+    assert run.ranges[0].end > due.ranges[0].end
 
 
 def test_withdrawn_examples_do_not_count(fleet: Fleet) -> None:
