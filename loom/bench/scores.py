@@ -55,6 +55,8 @@ def paired(what: str, mode: str, ours: Sequence[bool], theirs: Sequence[bool]) -
 def load_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a test or training file: JSON lines with `text`, or frames (.toml), whose labels they become.
 
+    Of frames only what adapters train on: those that are held out for the gate would be an advantage of the baselines'.
+
     Raises:
         SettingsError: there is no such file, or a line is no JSON object with `text`.
     """
@@ -62,8 +64,11 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
         raise SettingsError(f"no file {path}")
     if path.suffix == ".toml":
         from loom.frames import Frames
+        from schemas.events import Split
+        from streams.format import group_of, split_of
 
-        return [row for label in Frames(path).labels() if (row := _row(json.loads(label.input), json.loads(label.output)))]
+        labels = (label for label in Frames(path).labels() if split_of(group_of(label)) is Split.TRAIN)
+        return [row for label in labels if (row := _row(json.loads(label.input), json.loads(label.output)))]
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():

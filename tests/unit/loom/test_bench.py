@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from inference.router import Intent
 from loom.bench.quality import _in_one_line, _only, _spelling, right_call, right_tool
 from loom.bench.router import route_scores, routes_from
 from loom.bench.scores import constant, load_rows, paired, share, tfidf
+from loom.frames import Frames
 from runtime.errors import SettingsError
+from schemas.events import Split
+from streams.format import group_of, split_of
 
+FRAMES = Path(__file__).parents[3] / "examples/pebblewire/frames.toml"
 HITS = st.lists(st.booleans(), min_size=1, max_size=40)
 
 
@@ -97,3 +102,9 @@ def test_routes_are_scored_as_sets() -> None:
 def test_routes_come_from_rows_of_one_intent() -> None:
     routes = routes_from([{"text": "a", "intents": ["x"]}, {"text": "b", "intents": ["x", "y"]}, {"text": "c", "intents": []}], 0.3)
     assert {name: (route.utterances, route.threshold) for name, route in routes.items()} == {"x": (("a",), 0.3)}
+
+
+def test_baselines_see_the_frames_that_adapters_train_on_and_no_others() -> None:
+    trained = [label for label in Frames(FRAMES).labels() if split_of(group_of(label)) is Split.TRAIN]
+    given = [json.loads(label.input) for label in trained if label.adapter != "chat"]
+    assert [row["text"] for row in load_rows(FRAMES)] == [g.get("text") or g["message"] for g in given]
