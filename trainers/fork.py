@@ -37,14 +37,14 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     shortlist = Shortlist(lambda texts: minilm().encode(texts))  # loaded where there is something to narrow
     held_out = list(islice((a for a in _ask(spec, rows, shortlist) if len(prompt_ids(tokenizer, a.prompt)) <= adapter.recipe.max_tokens), MAX_HELD_OUT))
     known = [row for row in rows if row.split is Split.TRAIN]
-    single = [row for row in known if not row.is_pair][: adapter.recipe.max_steps * adapter.recipe.batch_size]
+    single = [row for row in known if not row.is_pair]
     learn = [_tokens(own, row, tokenizer, adapter.recipe.seed) for own, row in zip(_offers(spec, single, shortlist), single, strict=True)]
     model = sft.train(base, learn, adapter.recipe, folder / "sft", progress)
     candidate = evaluate(model, tokenizer, spec, held_out)
     with model.disable_adapter():
         alone = evaluate(model, tokenizer, spec, held_out)
     metric, chosen, metrics = candidate.metric, folder / "sft", {}
-    preferred = [row for row in known if row.is_pair][: adapter.dpo.max_pairs] if adapter.dpo else []
+    preferred = [row for row in known if row.is_pair]
     pairs = [_pair(own, row, tokenizer, adapter.recipe.seed) for own, row in zip(_offers(spec, preferred, shortlist), preferred, strict=True)]
     if adapter.dpo and pairs:
         aligned = dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", progress)

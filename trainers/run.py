@@ -27,7 +27,7 @@ from schemas.registry import open_codec
 from trainers.artifact import Made
 from trainers.base_model import base_sha256, weights_sha256
 from trainers.gate import Verdict
-from trainers.snapshot import Manifest, Row, open_rows, read_ranges
+from trainers.snapshot import Manifest, Row, needed, open_rows, read_ranges
 
 T = TypeVar("T")
 
@@ -128,7 +128,8 @@ def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 async def _rows(spec: RunSpec) -> list[Row]:
     pool = await connect(spec.database, size=1)
     try:
-        return await open_rows(await read_ranges(spec.broker, spec.ranges, open_codec(spec.registry), spec.name), PostgresKeys(pool))
+        records = await read_ranges(spec.broker, spec.ranges, open_codec(spec.registry), spec.name)
+        return await open_rows(needed(spec.recipe, records) if isinstance(spec.recipe, Adapter) else records, PostgresKeys(pool))
     finally:
         await pool.close()
 

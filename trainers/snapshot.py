@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,11 +14,15 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from runtime.errors import KeyDestroyed
 from runtime.ids import canonical_json, digest
 from runtime.kafka import consumer
+from runtime.project import Adapter
 from runtime.sealing import KeyStore, unseal
 from runtime.tasks.preferences import PREFERENCE
 from schemas.codec import Codec, InvalidRecord
 from schemas.events import DatasetRecord, OffsetRange, RecordStatus, Split
 from schemas.topics import BASE, CPT
+
+MAX_HELD_OUT = 500
+"""Room for those whose prompts turn out too long; a run evaluates on half as many at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,19 @@ async def read_ranges(broker: str, ranges: Sequence[OffsetRange], codec: Codec, 
         return [last[i] for i in sorted(last) if last[i].status is RecordStatus.LIVE and last[i].adapter == name]
     finally:
         await client.stop()
+
+
+def needed(adapter: Adapter, records: Sequence[DatasetRecord]) -> list[DatasetRecord]:
+    """Those of `records` that a run of `adapter` can use, the first of each kind: a stream's dataset outgrows any run's memory."""
+    recipe, dpo = adapter.recipe, adapter.dpo
+    room = Counter({(Split.TRAIN, False): recipe.max_steps * recipe.batch_size, (Split.TRAIN, True): dpo.max_pairs if dpo else 0, (Split.EVALUATION, False): MAX_HELD_OUT})
+    kept = []
+    for record in records:
+        kind = record.split, record.task == PREFERENCE
+        if room[kind] > 0:
+            room[kind] -= 1
+            kept.append(record)
+    return kept
 
 
 async def open_rows(records: Sequence[DatasetRecord], keys: KeyStore) -> list[Row]:

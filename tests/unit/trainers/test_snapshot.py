@@ -1,0 +1,23 @@
+"""What of a dataset a run takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.project import Adapter, Dpo, Recipe
+from runtime.tasks.preferences import PREFERENCE
+from schemas.events import DatasetRecord, RecordStatus, Split
+from trainers.snapshot import MAX_HELD_OUT, needed
+
+RECORDS = [
+    DatasetRecord(example_id=f"{i:05}", adapter="talk", task=task, split=split, group_id="g", body=None, status=RecordStatus.LIVE)
+    for i, (task, split) in enumerate([("chat", Split.TRAIN), (PREFERENCE, Split.TRAIN), ("chat", Split.EVALUATION), (PREFERENCE, Split.EVALUATION)] * 1000)
+]
+
+
+@pytest.mark.parametrize(("dpo", "pairs"), [(Dpo(max_pairs=7), 7), (None, 0)])
+def test_a_run_takes_the_first_of_each_kind_that_it_can_use(dpo: Dpo | None, pairs: int) -> None:
+    taken = needed(Adapter(task="chat", result="chat", recipe=Recipe(max_steps=3, batch_size=4), dpo=dpo), RECORDS)
+    assert [r for r in taken if r.split is Split.TRAIN and r.task == "chat"] == RECORDS[:48:4]
+    assert [r for r in taken if r.task == PREFERENCE] == RECORDS[1 : 4 * pairs : 4]
+    assert [r for r in taken if r.split is Split.EVALUATION] == RECORDS[2 : 4 * MAX_HELD_OUT : 4]
