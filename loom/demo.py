@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 
 import asyncpg
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -79,7 +81,7 @@ class Demo:
                 await stack.stop()
         self.report.parent.mkdir(parents=True, exist_ok=True)
         self.report.write_text(json.dumps(report | {"seconds": self.seconds}, indent=1, ensure_ascii=False) + "\n")
-        self._show(report)
+        self._show(report, tally.dead_letters)
         check_message(answered)
         return report
 
@@ -140,12 +142,15 @@ class Demo:
         ]
         return {"documents": len(documents), **counts, "base": await _base(pool), "adapters": adapters, "message": {"text": MESSAGE, "status": answered.completed.status, "results": results}}
 
-    def _show(self, report: dict[str, Any]) -> None:
+    def _show(self, report: dict[str, Any], dead_letters: Counter[str]) -> None:
         data = Table("in and made", "count", title="From documents to answers")
         for name in ("documents", "pages", "chunks", "duplicates", "dead_letters"):
             data.add_row(name.replace("_", " "), str(report[name]))
         for name, count in report["datasets"].items():
             data.add_row(f"datasets.{name}", str(count))
+        parked = Table("why", "count", title="Dead letters")
+        for reason, count in dead_letters.most_common():
+            parked.add_row(escape(reason), str(count))
         adapters = Table("adapter", "metric", "held out", "base alone", "gate", title="Adapters trained in this run")
         if (b := report["base"])["epoch"]:
             adapters.add_row(f"base, epoch {b['epoch']}", "perplexity", f"{b['perplexity_after']:.2f}", f"{b['perplexity_before']:.2f}", "lower is better")
@@ -154,7 +159,7 @@ class Demo:
         message = Table("topic", "adapter", "output", "base alone", "ms", title=report["message"]["text"])
         for r in report["message"]["results"]:
             message.add_row(r["topic"], r["adapter"], json.dumps(r["output"]), json.dumps(r["base_output"]), str(r["latency_ms"]))
-        for table in (data, adapters, message):
+        for table in (data, *([parked] if dead_letters else []), adapters, message):
             self.console.print(table)
         self.console.print(f"Report: {self.report}. Took {sum(self.seconds.values()):.0f} s: " + ", ".join(f"{name} {s:.0f}" for name, s in self.seconds.items()))
 

@@ -50,7 +50,7 @@ class Frames:
         self._file: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         self._rng = random.Random(seed)
 
-    def labels(self, per_tool: int = 130, per_mood: int = 450, entities: int = 900) -> Iterator[Label]:
+    def labels(self, per_tool: int = 130, per_mood: int = 900, entities: int = 900) -> Iterator[Label]:
         """All labels: calls, moods, entities, and general questions."""
         yield from self._tool_labels(per_tool)
         yield from self._mood_labels(per_mood)

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from runtime.backlog import TIMEOUT_SECONDS, committed_offsets
 from runtime.errors import SettingsError, Transient
+from runtime.kafka import admin_client
 
 FILE = "groups.json"
 
 
 def groups_with_offsets(broker: str, groups: Sequence[str]) -> set[str]:
     """Those of `groups` that have committed somewhere. Raises Transient when the broker can't say."""
-    admin = AdminClient({"bootstrap.servers": broker})
+    admin = admin_client(broker)
     try:
         there = {group.group_id for group in admin.list_consumer_groups().result(TIMEOUT_SECONDS).valid}
     except KafkaException as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import json
 import os
 import signal
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import structlog
 
@@ -97,6 +100,7 @@ class Stack:
     _kafka: EmbeddedKafka | None = None
     _postgres: EmbeddedPostgres | None = None
     _started: Settings | None = None
+    _lock: IO[bytes] | None = None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -108,6 +112,8 @@ class Stack:
         """
         data = self.settings.data.resolve()
         check_machine(data)
+        self._lock = lock_folder(data)
+        self.settings.connection_file.unlink(missing_ok=True)  # of one that was killed
         project = load_project(self.settings.project)
         settings = self.settings.model_copy(update={"data": data, "project": self.settings.project.resolve()})
         if settings.broker is None:
@@ -127,6 +133,9 @@ class Stack:
         await check_groups(settings.broker, _groups(settings), data)
         self._started = settings
         self.start_workers(settings)
+        known = {"broker": settings.broker, "registry": settings.registry, "database": settings.database.get_secret_value(), "http_port": settings.http_port, "project": str(settings.project)}
+        settings.connection_file.touch(mode=0o600)
+        settings.connection_file.write_text(json.dumps(known))
         return settings
 
     def start_workers(self, settings: Settings) -> None:
@@ -141,6 +150,8 @@ class Stack:
     async def stop(self) -> None:
         """Drains the workers, then stops the services."""
         self._stop.set()
+        if self._started:
+            self._started.connection_file.unlink(missing_ok=True)
         await asyncio.gather(*self._tasks)
         if self._started and self._started.broker:
             with contextlib.suppress(LoomError):  # a broker that is gone already says so at the next start
@@ -149,6 +160,8 @@ class Stack:
             await asyncio.to_thread(self._postgres.stop)
         if self._kafka:
             await asyncio.to_thread(self._kafka.stop)
+        if self._lock:
+            self._lock.close()
 
 
 def _groups(settings: Settings) -> list[str]:
@@ -179,6 +192,16 @@ def worker_environment(settings: Settings) -> dict[str, str]:
     # OpenMP threads that spin while they wait slow training and serving on the same cores fifty-fold (docs/benchmarks.md)
     values.setdefault("GOMP_SPINCOUNT", os.environ.get("GOMP_SPINCOUNT", "3000"))
     return values | {"DO_NOT_TRACK": "true", "SCARF_NO_ANALYTICS": "true", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def lock_folder(data: Path) -> IO[bytes]:
+    """A lock on `data` for as long as it is open. Raises SettingsError when another stack has it."""
+    lock = (data / "lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SettingsError(f"another stack runs on {data}: stop it, or set LOOM_DATA to another folder") from error
+    return lock
 
 
 def check_machine(data: Path) -> None:

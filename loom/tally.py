@@ -26,7 +26,7 @@ class Tally:
         self._chunks: dict[str, tuple[ChunkStatus, set[tuple[str, int]]]] = {}
         self._examples: dict[str, str] = {}
         self._datasets: dict[str, dict[str, bool]] = {name: {} for name in self._names}
-        self._letters: set[str] = set()
+        self._letters: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
         await self._follower.start()
@@ -51,10 +51,16 @@ class Tally:
             example = self._codec.decode(Example, record.value)
             self._examples[example.example_id] = example.task
         elif name == DEAD_LETTERS.name:
-            self._letters.add(self._codec.decode(DeadLetter, record.value).letter_id)
+            letter = self._codec.decode(DeadLetter, record.value)
+            self._letters[letter.letter_id] = letter.message
         else:
             row = self._codec.decode(DatasetRecord, record.value)
             self._datasets[name.removeprefix("datasets.")][row.example_id] = row.status is RecordStatus.LIVE
+
+    @property
+    def dead_letters(self) -> Counter[str]:
+        """Why records are in the dead letters."""
+        return Counter(self._letters.values())
 
     def to_json(self) -> dict[str, Any]:
         """Counts for the report."""

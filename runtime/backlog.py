@@ -10,7 +10,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from runtime.errors import Transient
-from runtime.kafka import consumer
+from runtime.kafka import admin_client, consumer
 
 POLL_MILLISECONDS = 100
 TIMEOUT_SECONDS = 20
@@ -25,7 +25,7 @@ class Backlog:
 
     def __init__(self, broker: str, groups: Mapping[str, Mapping[str, int]]) -> None:
         self._groups = {group: [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)] for group, topics in groups.items()}
-        self._admin = AdminClient({"bootstrap.servers": broker})
+        self._admin = admin_client(broker)
         self._client: AIOKafkaConsumer = consumer(broker)
 
     async def start(self) -> None:

@@ -79,8 +79,13 @@ async def apply_topics(broker: str, topics: Iterable[Topic], prefix: str = "") -
     return await asyncio.to_thread(_apply_topics, broker, {prefix + topic.name: topic for topic in topics})
 
 
+def admin_client(broker: str) -> AdminClient:
+    """An administrator; what it can't do it raises, and its log is silent."""
+    return AdminClient({"bootstrap.servers": broker, "logger": _SILENT})
+
+
 def _apply_topics(broker: str, wanted: dict[str, Topic]) -> list[str]:
-    admin = AdminClient({"bootstrap.servers": broker, "logger": _SILENT})
+    admin = admin_client(broker)
     try:
         known = {name: len(row.partitions) for name, row in admin.list_topics(timeout=10).topics.items()}
     except KafkaException as error:

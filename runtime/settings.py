@@ -33,6 +33,11 @@ class Settings(BaseSettings):
     teacher_key: SecretStr | None = Field(default=None, description="API key of the teacher.")
 
     @property
+    def connection_file(self) -> Path:
+        """Where a running stack says how it is reached."""
+        return self.data / "connection.json"
+
+    @property
     def objects_url(self) -> str:
         """The object store's URL with its default filled in."""
         return self.objects or (self.data.resolve() / "objects").as_uri()

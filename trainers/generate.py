@@ -10,12 +10,19 @@ from runtime.tasks.prompt import Prompt, prompt_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BATCH = 64
+BATCH_ROWS, BATCH_TOKENS = 64, 16_384
 
 
-def batched(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """`items` in runs of `size`; the last may be shorter."""
-    yield from (items[at : at + size] for at in range(0, len(items), size))
+def batched(lengths: Sequence[int]) -> Iterator[range]:
+    """Runs of places in `lengths`, which rise, of at most BATCH_ROWS rows and BATCH_TOKENS tokens with their padding; one row at least."""
+    start = 0
+    for end, length in enumerate(lengths):
+        rows = end - start + 1
+        if rows > 1 and (rows > BATCH_ROWS or rows * length > BATCH_TOKENS):
+            yield range(start, end)
+            start = end
+    if lengths:
+        yield range(start, len(lengths))
 
 
 def generate(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Prompt], grammars: Sequence[str | None], max_tokens: int) -> list[str]:
@@ -28,8 +35,8 @@ def generate(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Prompt], 
     compiler = xgrammar.GrammarCompiler(info)
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     # a batch is constrained as a whole or not at all
-    kinds = [[i for i in range(len(prompts)) if (grammars[i] is None) == free] for free in (True, False)]
-    batches = [batch for kind in kinds for batch in batched(sorted(kind, key=lambda i: len(ids[i])), BATCH)]
+    kinds = [sorted((i for i in range(len(prompts)) if (grammars[i] is None) == free), key=lambda i: len(ids[i])) for free in (True, False)]
+    batches = [[kind[at] for at in places] for kind in kinds for places in batched([len(ids[i]) + max_tokens for i in kind])]
     out = [""] * len(prompts)
     model.eval()
     for batch in batches:

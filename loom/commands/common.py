@@ -18,7 +18,6 @@ Broker = Annotated[str | None, typer.Option("--broker", help="host:port of a Kaf
 Database = Annotated[str | None, typer.Option("--database", help="PostgreSQL URL, instead of the embedded one.")]
 Registry = Annotated[str | None, typer.Option("--registry", help="URL of a Confluent-compatible schema registry, instead of the committed catalogue.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-CONNECTION = "connection.json"
 
 
 def settings_of(**overrides: Any) -> Any:
@@ -38,7 +37,7 @@ def connected_settings(**overrides: Any) -> Any:
     from runtime.errors import SettingsError
 
     settings = settings_of(**overrides)
-    path = settings.data / CONNECTION
+    path = settings.connection_file
     if path.exists():
         known = json.loads(path.read_text())
         defaults = {"broker": settings.broker or known["broker"], "database": settings.database or SecretStr(known["database"]), "http_port": known["http_port"], "registry": settings.registry or known.get("registry")}

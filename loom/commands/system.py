@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loom.commands.common import CONNECTION, AsJson, Broker, Data, Database, Project, Registry, settings_of
+from loom.commands.common import AsJson, Broker, Data, Database, Project, Registry, settings_of
 
 
 def up(project: Project = None, data: Data = None, broker: Broker = None, database: Database = None, registry: Registry = None) -> None:
@@ -29,17 +29,12 @@ async def _up(stack: Any) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    path = stack.settings.data / CONNECTION
     try:
         settings = await stack.start()
-        known = {"broker": settings.broker, "registry": settings.registry, "database": settings.database.get_secret_value(), "http_port": settings.http_port, "project": str(settings.project)}
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(known))
         typer.echo(f"broker {settings.broker}, HTTP http://{settings.http_host}:{settings.http_port}, data {settings.data}: Ctrl-C stops")
         await stop.wait()
         typer.echo("draining")
     finally:
-        path.unlink(missing_ok=True)
         await stack.stop()
 
 
@@ -59,8 +54,11 @@ def demo(
 
     from loom.demo import Demo
     from loom.embedded.kafka import free_port
+    from loom.stack import lock_folder
 
-    shutil.rmtree(data, ignore_errors=True)
+    if data.exists():
+        lock_folder(data).close()
+        shutil.rmtree(data, ignore_errors=True)
     settings = settings_of(project=project, data=data, broker_port=free_port(), http_port=free_port(), log_level="warning")
     console = Console(stderr=as_json)
     documents = (project.parent / "docs", *(docs or []))

@@ -36,6 +36,8 @@ def test_two_stacks_side_by_side_and_a_third_on_their_services() -> None:
     with running(EXAMPLE) as first, running(EXAMPLE) as second:
         assert published(first, "hub.md") == {"hub.md"}
         assert published(second, "locks.md") == {"locks.md"}
+        refused = first.loom("up")
+        assert (refused.returncode, "another stack runs on" in refused.stderr) == (2, True), refused.stderr
         known = json.loads((first.data / "connection.json").read_text())
         other = urlunsplit(urlsplit(known["database"])._replace(path="/third"))
 
@@ -80,6 +82,5 @@ def test_what_a_killed_loom_up_leaves_ends_by_itself_and_the_next_one_goes_on() 
         system.process.wait()
         _, alive = psutil.wait_procs(workers, timeout=40)
         assert [process.cmdline() for process in alive] == []
-        (system.data / "connection.json").unlink()
         system.start()
         assert published(system, "locks.md") == {"hub.md", "locks.md"}

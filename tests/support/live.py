@@ -44,6 +44,7 @@ class Live:
         self.start()
 
     def start(self) -> None:
+        (self.data / "connection.json").unlink(missing_ok=True)
         self.process = subprocess.Popen([sys.executable, "-m", "loom", "up"], env=self.environment, cwd=ROOT, stdout=self._log, stderr=self._log)
         self._until(lambda: (self.data / "connection.json").exists() and (self.data / "connection.json").read_text(), 120, "loom up to start")
         self.broker: str = json.loads((self.data / "connection.json").read_text())["broker"]
