@@ -31,7 +31,7 @@ ADAPTERS = {"tool", "classifier", "ner", "chat"}
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
     with running(EXAMPLE) as system:
-        system.publish_labels(Frames(EXAMPLE.parent / "frames.toml").labels())
+        system.publish_labels(Frames(EXAMPLE.parent / "frames.toml").labels(per_mood=400))
         assert system.loom("publish", str(EXAMPLE.parent / "docs")).returncode == 0
         system.until_live(ADAPTERS, 1300)
         yield system
