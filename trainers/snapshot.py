@@ -21,8 +21,8 @@ from schemas.codec import Codec, InvalidRecord
 from schemas.events import DatasetRecord, OffsetRange, RecordStatus, Split
 from schemas.topics import BASE, CPT
 
-MAX_HELD_OUT = 500
-"""Room for those whose prompts turn out too long; a run evaluates on half as many at most."""
+HELD_OUT_ROOM = 500
+"""More than a run evaluates on (`trainers.fork.MAX_HELD_OUT`): some prompts turn out too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ async def read_ranges(broker: str, ranges: Sequence[OffsetRange], codec: Codec, 
 def needed(adapter: Adapter, records: Sequence[DatasetRecord]) -> list[DatasetRecord]:
     """Those of `records` that a run of `adapter` can use, the first of each kind: a stream's dataset outgrows any run's memory."""
     recipe, dpo = adapter.recipe, adapter.dpo
-    room = Counter({(Split.TRAIN, False): recipe.max_steps * recipe.batch_size, (Split.TRAIN, True): dpo.max_pairs if dpo else 0, (Split.EVALUATION, False): MAX_HELD_OUT})
+    room = Counter({(Split.TRAIN, False): recipe.max_steps * recipe.batch_size, (Split.TRAIN, True): dpo.max_pairs if dpo else 0, (Split.EVALUATION, False): HELD_OUT_ROOM})
     kept = []
     for record in records:
         kind = record.split, record.task == PREFERENCE

@@ -7,7 +7,7 @@ import pytest
 from runtime.project import Adapter, Dpo, Recipe
 from runtime.tasks.preferences import PREFERENCE
 from schemas.events import DatasetRecord, RecordStatus, Split
-from trainers.snapshot import MAX_HELD_OUT, needed
+from trainers.snapshot import HELD_OUT_ROOM, needed
 
 RECORDS = [
     DatasetRecord(example_id=f"{i:05}", adapter="talk", task=task, split=split, group_id="g", body=None, status=RecordStatus.LIVE)
@@ -20,4 +20,4 @@ def test_a_run_takes_the_first_of_each_kind_that_it_can_use(dpo: Dpo | None, pai
     taken = needed(Adapter(task="chat", result="chat", recipe=Recipe(max_steps=3, batch_size=4), dpo=dpo), RECORDS)
     assert [r for r in taken if r.split is Split.TRAIN and r.task == "chat"] == RECORDS[:48:4]
     assert [r for r in taken if r.task == PREFERENCE] == RECORDS[1 : 4 * pairs : 4]
-    assert [r for r in taken if r.split is Split.EVALUATION] == RECORDS[2 : 4 * MAX_HELD_OUT : 4]
+    assert [r for r in taken if r.split is Split.EVALUATION] == RECORDS[2 : 4 * HELD_OUT_ROOM : 4]
