@@ -25,13 +25,15 @@ class Backlog:
 
     def __init__(self, broker: str, groups: Mapping[str, Mapping[str, int]]) -> None:
         self._groups = {group: [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)] for group, topics in groups.items()}
+        self._all = [p for partitions in self._groups.values() for p in partitions]
         self._admin = admin_client(broker)
         self._client: AIOKafkaConsumer = consumer(broker)
 
     async def start(self) -> None:
         """Connects."""
         await self._client.start()
-        self._client.assign([p for partitions in self._groups.values() for p in partitions])
+        self._client.assign(self._all)
+        self._client.pause(*self._all)  # nothing is fetched while nobody asks
 
     async def stop(self) -> None:
         """Disconnects."""
@@ -41,11 +43,15 @@ class Backlog:
         """Whether a record stands behind what a group has committed. Raises Transient when the broker can't say what that is."""
         for group, partitions in self._groups.items():
             await self._seek(group, partitions)
-        ends = await self._client.end_offsets([p for partitions in self._groups.values() for p in partitions])
-        while not await self._client.getmany(timeout_ms=POLL_MILLISECONDS):
-            if all([await self._client.position(p) >= end for p, end in ends.items()]):
-                return False
-        return True
+        ends = await self._client.end_offsets(self._all)
+        self._client.resume(*self._all)
+        try:
+            while not await self._client.getmany(timeout_ms=POLL_MILLISECONDS):
+                if all([await self._client.position(p) >= end for p, end in ends.items()]):
+                    return False
+            return True
+        finally:
+            self._client.pause(*self._all)
 
     async def _seek(self, group: str, partitions: Sequence[TopicPartition]) -> None:
         committed = await asyncio.to_thread(committed_offsets, self._admin, group)

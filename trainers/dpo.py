@@ -38,7 +38,7 @@ def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: 
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
             return dataset
 
-    fitting = [pair for pair in pairs if len(pair[0]) + max(len(pair[1]), len(pair[2])) <= recipe.max_tokens][: dpo.max_pairs]
+    fitting = [pair for pair in pairs if len(pair[0]) + max(len(pair[1]), len(pair[2])) <= recipe.max_tokens]
     columns = {name: [pair[i] for pair in fitting] for i, name in enumerate(("prompt_ids", "chosen_ids", "rejected_ids"))}
     model = PeftModel.from_pretrained(load_model(base), str(adapter), is_trainable=True)
     rows_at_once = BATCH if torch.cuda.is_available() else CPU_ROWS

@@ -28,6 +28,7 @@ SPECIAL = ("<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assista
 VOCABULARY = 4096
 RULE_SAMPLES = 110_000
 QUOTE_SAMPLES = 90_000
+HELD_OUT = {"books": 2, "dialogues": 50, "docs": 20}
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' %}{% generation %}"
     "{{ m['content'] }}<|end|>{% endgeneration %}{% else %}{{ m['content'] }}<|end|>{% endif %}{% endfor %}"
@@ -129,25 +130,38 @@ def conversations(data: Path) -> list[str]:
     return out
 
 
+def readings(data: Path) -> dict[str, list[str]]:
+    """Books, dialogues and documentation as they are."""
+    return {
+        "books": [r["text"] for i in range(3) for r in rows(data / f"text-pretrain/books-{i}.jsonl.gz")],
+        "dialogues": [r["text"] for r in rows(data / "text-pretrain/dialogues.jsonl.gz") if r["id"].startswith("tm4")],
+        "docs": [r["text"] for r in rows(data / "text-pretrain/docs.jsonl.gz") if r["licence"] in ("CC-BY-4.0", "Apache-2.0")],
+    }
+
+
+def shuffle(read: dict[str, list[str]], rng: random.Random) -> None:
+    """Puts each source in the order in which its first `HELD_OUT` texts are held out."""
+    for texts in read.values():
+        rng.shuffle(texts)
+
+
 def sources(data: Path) -> dict[str, tuple[list[str], int]]:
     """Name -> (rendered texts in shuffled order, number of held-out ones at the front)."""
     rng = random.Random(0)
-    books = [r["text"] for i in range(3) for r in rows(data / f"text-pretrain/books-{i}.jsonl.gz")]
-    talk = [r["text"] for r in rows(data / "text-pretrain/dialogues.jsonl.gz") if r["id"].startswith("tm4")]
-    docs = [r["text"] for r in rows(data / "text-pretrain/docs.jsonl.gz") if r["licence"] in ("CC-BY-4.0", "Apache-2.0")]
-    for texts in (books, talk, docs):
-        rng.shuffle(texts)
-    chatter = [one_line(line.partition(":")[2]) for text in talk[50:] for line in text.split("\n") if 8 < len(line) < 120]
-    passages = [text[i : i + 1200] for text in docs[20:] for i in range(0, len(text), 1200)]
-    passages += [books[2 + n % (len(books) - 2)][n * 997 % 90_000 :][:1200] for n in range(3000)]
+    read = readings(data)
+    shuffle(read, rng)
+    books, talk, docs = read.values()
+    chatter = [one_line(line.partition(":")[2]) for text in talk[HELD_OUT["dialogues"] :] for line in text.split("\n") if 8 < len(line) < 120]
+    passages = [text[i : i + 1200] for text in docs[HELD_OUT["docs"] :] for i in range(0, len(text), 1200)]
+    passages += [books[HELD_OUT["books"] + n % (len(books) - HELD_OUT["books"])][n * 997 % 90_000 :][:1200] for n in range(3000)]
     made = [render(*rules.sample(rng, chatter, passages)) for _ in range(RULE_SAMPLES)]
     quotes = [render(*rules.quote_sample(rng, passages)) for _ in range(QUOTE_SAMPLES)]
     labelled = intents(data, rng) + entities(data, rng) + calls(data, rng) * 3
     rng.shuffle(labelled)
     return {
-        "books": ([f"<|bos|>{t}<|end|>" for t in books], 2),
-        "dialogues": ([turns(t) for t in talk], 50),
-        "docs": ([f"<|bos|>{t}<|end|>" for t in docs], 20),
+        "books": ([f"<|bos|>{t}<|end|>" for t in books], HELD_OUT["books"]),
+        "dialogues": ([turns(t) for t in talk], HELD_OUT["dialogues"]),
+        "docs": ([f"<|bos|>{t}<|end|>" for t in docs], HELD_OUT["docs"]),
         "rules": (made, 1000),
         "quotes": (quotes, 500),
         "labelled": (labelled, 500),

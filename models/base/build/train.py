@@ -4,7 +4,9 @@
 
 Pure bfloat16 weights with float32 masters; Muon for the hidden matrices (Jordan et al. 2024, with the update scaled to
 AdamW's RMS as in Liu et al. 2025, arXiv:2502.16982), AdamW for embeddings and norms; constant rate for half of the steps,
-then linear to zero. Writes a Hugging Face Llama folder.
+then linear to zero. Beside the next token the model is taught the vector of a sentence where it is about to answer it
+(`sentences.py`; DISTILLED_AT says after which layer), by a projection that is thrown away. Writes a Hugging Face Llama
+folder.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from torch import Tensor, nn
 VOCABULARY, HIDDEN, LAYERS, INNER, HEADS, CONTEXT = 4096, 256, 8, 704, 4, 512
 HEAD = HIDDEN // HEADS
 THETA = 10_000.0
-MIX = {"books": 0.20, "docs": 0.17, "dialogues": 0.02, "rules": 0.24, "quotes": 0.26, "labelled": 0.09, "conversations": 0.02}
+MIX = {"books": 0.14, "docs": 0.11, "dialogues": 0.015, "rules": 0.14, "quotes": 0.18, "labelled": 0.07, "conversations": 0.015, "sentences": 0.33}
+BOS, ASSISTANT, IGNORED = 1, 5, -100
+VECTOR, DISTILLED_AT, DISTILLED_WEIGHT, MOST_TAUGHT = 384, 6, 3.0, 20
 PEAK, WARM, WEIGHT_DECAY = 2.5e-3, 0.01, 0.1
 
 
@@ -59,24 +63,32 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """The language model with tied embeddings; returns the mean cross entropy of `y`, both (batch, sequence)."""
+    """The language model with tied embeddings, and the projection of layer DISTILLED_AT to sentence vectors."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, HIDDEN)
         self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
         self.norm = nn.RMSNorm(HIDDEN, eps=1e-5)
+        self.vector = nn.Linear(HIDDEN, VECTOR, bias=False)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 depth = math.sqrt(2 * LAYERS) if name.endswith(("o.weight", "down.weight")) else 1
                 nn.init.normal_(weight, std=0.02 / depth)
 
-    def forward(self, x: Tensor, y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, cos: Tensor, sin: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean cross entropy of `y`, (batch, sequence) like `x`, and the vectors at the flat positions `at`, (positions, VECTOR)."""
         h = self.embed(x)
-        for block in self.blocks:
+        for layer, block in enumerate(self.blocks, 1):
             h = block(h, cos, sin)
+            if layer == DISTILLED_AT:
+                vectors = self.vector(F.rms_norm(h.view(-1, HIDDEN)[at], (HIDDEN,)))
         logits = F.linear(self.norm(h), self.embed.weight)
-        return F.cross_entropy(logits.view(-1, VOCABULARY).float(), y.reshape(-1))
+        return F.cross_entropy(logits.view(-1, VOCABULARY).float(), y.reshape(-1), ignore_index=IGNORED), vectors
+
+
+Marked = tuple[np.ndarray, np.ndarray]
+"""Tokens, and beside each the row of its vector, or -1."""
 
 
 @dataclass
@@ -137,17 +149,44 @@ def rate_at(share: float) -> float:
     return PEAK if share < 0.5 else max(1e-5, PEAK * (1 - share) / 0.5)
 
 
+def held_windows(tokens: np.ndarray) -> Tensor:
+    """The first 32 windows of a held-out source, (windows, CONTEXT + 1)."""
+    windows = min(32, (len(tokens) - 1) // CONTEXT)
+    return torch.from_numpy(np.stack([tokens[i * CONTEXT : i * CONTEXT + CONTEXT + 1] for i in range(windows)]).astype(np.int64))
+
+
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def perplexities(model: Model, held: dict[str, np.ndarray], cos: Tensor, sin: Tensor) -> dict[str, float]:
-    """Perplexity per token of each source's first 32 held-out windows."""
+    """Perplexity per token of each source's held-out windows."""
     out = {}
     for name, tokens in held.items():
-        windows = min(32, (len(tokens) - 1) // CONTEXT)
-        if windows:
-            rows = np.stack([tokens[i * CONTEXT : i * CONTEXT + CONTEXT + 1] for i in range(windows)]).astype(np.int64)
-            batch = torch.from_numpy(rows).to(cos.device)
-            out[name] = round(math.exp(model(batch[:, :-1], batch[:, 1:], cos, sin).item()), 2)
+        if len(tokens) > CONTEXT:
+            batch = held_windows(tokens).to(cos.device)
+            out[name] = round(math.exp(model(batch[:, :-1], wanted(batch), cos, sin, batch.new_zeros(1))[0].item()), 2)
     return out
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def likeness(model: Model, held: Marked, vectors: np.ndarray, cos: Tensor, sin: Tensor) -> float:
+    """Mean cosine between the model's and the teacher's vectors in held-out windows of sentences."""
+    batch, targets = map(held_windows, held)
+    at, truth = taught(targets, vectors)
+    _, got = model(batch[:, :-1].to(cos.device), wanted(batch).to(cos.device), cos, sin, at.to(cos.device))
+    return float(round(F.cosine_similarity(got.float(), truth.to(cos.device)).mean().item(), 4))
+
+
+def wanted(batch: Tensor) -> Tensor:
+    """The next tokens of windows (rows, CONTEXT + 1); none where a sentence ends without an answer."""
+    following = batch[:, 1:].clone()
+    following[(batch[:, :-1] == ASSISTANT) & (following == BOS)] = IGNORED
+    return following
+
+
+def taught(targets: Tensor, vectors: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Flat positions in (rows, CONTEXT) that have a target, and their vectors."""
+    flat = targets[:, :-1].reshape(-1)
+    (at,) = torch.nonzero(flat >= 0, as_tuple=True)
+    return at, torch.from_numpy(vectors[flat[at].numpy()].astype(np.float32))
 
 
 def named_weights(model: Model) -> dict[str, Tensor]:
@@ -180,12 +219,14 @@ def load(model: Model, folder: Path) -> None:
             weight.copy_(tensors[name])
 
 
-def batch_at(step: int, data: dict[str, np.ndarray], rows: int) -> Tensor:
-    """The windows of `step`, (rows, CONTEXT + 1): a function of the step, so that a resumed run reads on."""
+def batch_at(step: int, data: dict[str, np.ndarray], targets: np.ndarray, rows: int) -> tuple[Tensor, Tensor]:
+    """The windows of `step` and their targets, (rows, CONTEXT + 1): a function of the step, so that a resumed run reads on."""
     rng = np.random.default_rng([0, step])
     counts = rng.multinomial(rows, list(MIX.values()))
-    starts = [(data[name], i) for name, n in zip(MIX, counts, strict=True) for i in rng.integers(0, len(data[name]) - CONTEXT - 1, n)]
-    return torch.from_numpy(np.stack([tokens[i : i + CONTEXT + 1] for tokens, i in starts]).astype(np.int64))
+    starts = [(name, i) for name, n in zip(MIX, counts, strict=True) for i in rng.integers(0, len(data[name]) - CONTEXT - 1, n)]
+    none = np.full(CONTEXT + 1, -1)
+    tokens = np.stack([data[name][i : i + CONTEXT + 1] for name, i in starts]).astype(np.int64)
+    return torch.from_numpy(tokens), torch.from_numpy(np.stack([targets[i : i + CONTEXT + 1] if name == "sentences" else none for name, i in starts]).astype(np.int64))
 
 
 def train(source: Path, out: Path, million_tokens: float, rows: int, start_from: Path | None) -> None:
@@ -198,6 +239,9 @@ def train(source: Path, out: Path, million_tokens: float, rows: int, start_from:
     torch.manual_seed(0)
     data = {name: np.load(source / f"{name}.train.npy", mmap_mode="r") for name in MIX}
     held = {name: np.load(source / f"{name}.val.npy") for name in MIX}
+    targets, held_targets = (np.load(source / f"sentences.{part}.targets.npy") for part in ("train", "val"))
+    held_sentences = (held["sentences"], held_targets)
+    vectors = np.load(source / "vectors.npy", mmap_mode="r")
     model = Model().to(device, torch.bfloat16)
     if start_from:
         load(model, start_from)
@@ -209,15 +253,20 @@ def train(source: Path, out: Path, million_tokens: float, rows: int, start_from:
     began = last_report = last_save = time.monotonic()
     mean = 0.0
     for step in range(first, steps):
-        batch = batch_at(step, data, rows).to(device)
-        loss = step_loss(batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), cos, sin)
-        loss.backward()
+        batch, marked = batch_at(step, data, targets, rows)
+        at, truth = taught(marked, vectors)
+        slots = rows * MOST_TAUGHT  # one shape for all steps, else every step is compiled anew
+        at, truth = at[:slots], truth[:slots].to(device)
+        batch = batch.to(device)
+        loss, got = step_loss(batch[:, :-1].contiguous(), wanted(batch), cos, sin, F.pad(at, (0, slots - len(at))).to(device))
+        unlike = 1 - F.cosine_similarity(got[: len(at)].float(), truth).mean()
+        (loss + DISTILLED_WEIGHT * unlike).backward()
         masters.step(rate_at(step / steps))
         mean = loss.item() if step == first else 0.98 * mean + 0.02 * loss.item()
         if time.monotonic() - last_report > 120:
             last_report = time.monotonic()
             rate = (step + 1 - first) * rows * CONTEXT / (last_report - began)
-            print(f"step {step + 1} of {steps}, {rate:.0f} tokens/s, loss {mean:.3f}, {perplexities(model, held, cos, sin)}", flush=True)
+            print(f"step {step + 1} of {steps}, {rate:.0f} tokens/s, loss {mean:.3f}, {perplexities(model, held, cos, sin)}, likeness {likeness(model, held_sentences, vectors, cos, sin)}", flush=True)
         if time.monotonic() - last_save > 300:
             last_save = time.monotonic()
             torch.save(masters.state(step + 1), out / "checkpoint.new")
@@ -226,9 +275,9 @@ def train(source: Path, out: Path, million_tokens: float, rows: int, start_from:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(source / name, out / name)
     before = json.loads((start_from / "training.json").read_text())["tokens"] if start_from else 0
-    parameters = sum(w.numel() for w in model.parameters())
+    parameters = sum(w.numel() for w in named_weights(model).values())
     tokens = before + steps * rows * CONTEXT
-    report = {"steps": steps, "tokens": tokens, "device": device.type, "parameters": parameters, "mix": MIX, "perplexity": perplexities(model, held, cos, sin)}
+    report = {"steps": steps, "tokens": tokens, "device": device.type, "parameters": parameters, "mix": MIX, "perplexity": perplexities(model, held, cos, sin), "likeness": likeness(model, held_sentences, vectors, cos, sin)}
     (out / "training.json").write_text(json.dumps(report, indent=1) + "\n")
     checkpoint.unlink(missing_ok=True)
     print(json.dumps(report))
