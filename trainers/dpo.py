@@ -27,7 +27,6 @@ Pair = tuple[list[int], list[int], list[int]]
 
 def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: Dpo, folder: Path, progress: Progress) -> PeftModel:
     """The adapter in `adapter` trained on (prompt ids, chosen ids, rejected ids); saved to `folder` as PEFT does."""
-    import torch
     from datasets import Dataset
     from peft import PeftModel
     from trl import DPOConfig, DPOTrainer
@@ -41,10 +40,8 @@ def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: 
     fitting = [pair for pair in pairs if len(pair[0]) + max(len(pair[1]), len(pair[2])) <= recipe.max_tokens]
     columns = {name: [pair[i] for pair in fitting] for i, name in enumerate(("prompt_ids", "chosen_ids", "rejected_ids"))}
     model = PeftModel.from_pretrained(load_model(base), str(adapter), is_trainable=True)
-    rows_at_once = BATCH if torch.cuda.is_available() else CPU_ROWS
     arguments = DPOConfig(
-        **common_arguments(folder, recipe), num_train_epochs=1, learning_rate=dpo.learning_rate, per_device_train_batch_size=rows_at_once, beta=dpo.beta,
-        gradient_accumulation_steps=BATCH // rows_at_once,
+        **common_arguments(folder, recipe, BATCH, CPU_ROWS), num_train_epochs=1, learning_rate=dpo.learning_rate, beta=dpo.beta,
         loss_type=["sigmoid", "sft"], loss_weights=[1.0, dpo.sft_weight], max_length=recipe.max_tokens,
     )  # fmt: skip
     trainer = OurTokens(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), callbacks=[reporter(progress)])

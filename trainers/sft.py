@@ -49,10 +49,9 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progr
     fitting = [(prompt, completion) for prompt, completion in rows if len(prompt) + len(completion) <= recipe.max_tokens]
     columns = {"input_ids": [p + c for p, c in fitting], "labels": [[IGNORED] * len(p) + c for p, c in fitting]}
     steps = min(recipe.max_steps, max(1, round(recipe.epochs * len(fitting) / recipe.batch_size)))
-    rows_at_once = recipe.batch_size if torch.cuda.is_available() else max(n for n in range(1, MAX_CPU_ROWS + 1) if recipe.batch_size % n == 0)
     arguments = SFTConfig(
-        **common_arguments(folder, recipe), max_steps=steps, learning_rate=recipe.learning_rate, per_device_train_batch_size=rows_at_once,
-        gradient_accumulation_steps=recipe.batch_size // rows_at_once, max_length=recipe.max_tokens, train_sampling_strategy="group_by_length", packing=False,
+        **common_arguments(folder, recipe, recipe.batch_size, MAX_CPU_ROWS), max_steps=steps, learning_rate=recipe.learning_rate, max_length=recipe.max_tokens,
+        train_sampling_strategy="group_by_length", packing=False,
     )  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = CompletionLoss(
@@ -65,11 +64,13 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progr
     return trained
 
 
-def common_arguments(folder: Path, recipe: Recipe) -> dict[str, Any]:
-    """What every trainer of ours is told."""
+def common_arguments(folder: Path, recipe: Recipe, batch: int, cpu_rows: int) -> dict[str, Any]:
+    """What every trainer of ours is told: `batch` rows a step, on a CPU at most `cpu_rows` of them at once."""
     import torch
 
+    at_once = batch if torch.cuda.is_available() else max(n for n in range(1, cpu_rows + 1) if batch % n == 0)
     return {
+        "per_device_train_batch_size": at_once, "gradient_accumulation_steps": batch // at_once,
         "output_dir": str(folder / "checkpoints"), "lr_scheduler_type": "cosine", "warmup_steps": 10, "weight_decay": 0.0, "logging_steps": 10, "save_strategy": "no",
         "report_to": "none", "seed": recipe.seed, "data_seed": recipe.seed, "bf16": True, "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": False,
         "disable_tqdm": True, "dataloader_num_workers": 0,

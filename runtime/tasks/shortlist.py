@@ -29,7 +29,7 @@ class Shortlist:
     def narrow(self, spec: TaskSpec, inputs: Sequence[Mapping[str, Any]], keep: Sequence[Collection[str]] | None = None) -> list[TaskSpec]:
         """`spec` for each input of its task, with the `spec.shortlist` tools that are nearest to the message, in their declared order.
 
-        Tools named in `keep[i]` are among them, which training needs: an answer must be on offer.
+        Tools named in `keep[i]` are all among them, which training needs: an answer must be on offer.
         """
         if spec.task != "tool" or not 0 < spec.shortlist < len(spec.tools) or not inputs:
             return [spec] * len(inputs)
@@ -39,7 +39,8 @@ class Shortlist:
 
     def _narrow(self, spec: TaskSpec, near: NDArray[np.float32], keep: Collection[str]) -> TaskSpec:
         order = sorted(range(len(spec.tools)), key=lambda i: (spec.tools[i].name not in keep, -near[i]))
-        return replace(spec, tools=tuple(spec.tools[i] for i in sorted(order[: spec.shortlist])))
+        shown = max(spec.shortlist, len(keep))
+        return replace(spec, tools=tuple(spec.tools[i] for i in sorted(order[:shown])))
 
     def _examples(self, tool: Tool) -> NDArray[np.float32]:
         """Vectors of what the tool is for: (examples, dimensions)."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.base.build import train
-from models.base.build.sentences import SHORTEST, typed
+from models.base.build.sentences import SAME_WORDS, SHORTEST, runs, typed
 
 TEXTS = st.text("abcdef ABC.?!", min_size=SHORTEST, max_size=40)
 
@@ -52,3 +52,10 @@ def test_slips_are_small(text: str, seed: int) -> None:
     said = typed(text, random.Random(seed))
     assert said == typed(text, random.Random(seed))
     assert len(text.rstrip(".?!")) - 1 <= len(said) <= len(text) + 1
+
+
+@given(st.lists(st.sampled_from("one two three four".split()), max_size=12), st.lists(st.sampled_from("One two".split()), max_size=4))
+def test_what_is_held_out_is_known_by_runs_of_words_wherever_they_stand(words: list[str], around: list[str]) -> None:
+    held = runs(" ".join(words))
+    assert bool(held) == (len(words) >= SAME_WORDS)
+    assert held <= runs(" ".join([*around, *words, *around]).upper())
