@@ -11,6 +11,11 @@ from inference.clauses import clauses, is_request
 from runtime.project import Adapter
 from runtime.tasks.prompt import one_line
 
+SURE = 0.75
+"""Cosine to a declared utterance from which a clause asks for what the utterance is for, whatever its form."""
+Route = tuple[str, str]
+"""An adapter, and the tool of it whose utterances these are; "" for the adapter's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Intent:
@@ -33,7 +38,7 @@ class SemanticRouter:
     """Clause by clause the best route above its threshold. Adapters without utterances see every message whole."""
 
     def __init__(self, adapters: Mapping[str, Adapter], encoder: Any) -> None:
-        from semantic_router import Route
+        import semantic_router
         from semantic_router.encoders import DenseEncoder
         from semantic_router.routers import IndexedRouter
 
@@ -46,7 +51,9 @@ class SemanticRouter:
                 return self(docs)
 
         self._adapters = adapters
-        routes = [Route(name=name, utterances=list(a.routes)) for name, a in adapters.items() if a.routes]
+        declared = {(name, topic): utterances for name, a in adapters.items() for topic, utterances in a.routes.items()}
+        self._routes = {str(i): route for i, route in enumerate(declared)}
+        routes = [semantic_router.Route(name=str(i), utterances=list(utterances)) for i, utterances in enumerate(declared.values())]
         self._router = IndexedRouter(encoder=Encoder(name="minilm"), routes=routes, top_k=8, aggregation="max") if routes else None
 
     async def route(self, text: str) -> list[Intent]:
@@ -54,35 +61,58 @@ class SemanticRouter:
         ranked = await asyncio.to_thread(lambda: [self._rank(part) for part in parts])
         return decide(self._adapters, one_line(text), parts, ranked)
 
-    def _rank(self, text: str) -> dict[str, float]:
-        """The cosine of the nearest utterance of each route."""
+    def _rank(self, text: str) -> dict[Route, float]:
+        """The cosine of the nearest utterance of each route that has one among the nearest."""
         if self._router is None:
             return {}
         choices = self._router(text, limit=None, threshold=-1.0)
-        return {choice.name: float(choice.confidence) for choice in (choices if isinstance(choices, list) else [choices]) if choice.name}
+        return {self._routes[choice.name]: float(choice.confidence) for choice in (choices if isinstance(choices, list) else [choices]) if choice.name}
 
 
-def decide(adapters: Mapping[str, Adapter], text: str, parts: Sequence[str], ranked: Sequence[Mapping[str, float]]) -> list[Intent]:
+def decide(adapters: Mapping[str, Adapter], text: str, parts: Sequence[str], ranked: Sequence[Mapping[Route, float]]) -> list[Intent]:
     """The intents of a message from the scores of its clauses. Pure.
 
-    Clauses of one route are one intent, unless two or more of them ask for something by their form.
+    Clauses of one adapter are one intent, unless two or more of them ask for something.
     """
     intents = [Intent(name, text, 1.0, always=True) for name, a in adapters.items() if not a.routes]
     for name, adapter in adapters.items():
-        if adapter.routes and adapter.whole_message and (best := max((scores.get(name, -1.0) for scores in ranked), default=-1.0)) >= adapter.threshold:
-            intents.append(Intent(name, text, best))
-    chosen: dict[str, list[tuple[str, float]]] = {}
+        if adapter.routes and adapter.whole_message:
+            best = max((score for scores in ranked for (owner, _), score in scores.items() if owner == name), default=-1.0)
+            if best >= adapter.threshold:
+                intents.append(Intent(name, text, best))
+    chosen: dict[str, list[_Clause]] = {}
     for part, scores in zip(parts, ranked, strict=True):
-        fitting = {name: score for name, score in scores.items() if not adapters[name].whole_message and score >= adapters[name].threshold}
+        fitting = {route: score for route, score in scores.items() if not adapters[route[0]].whole_message and score >= adapters[route[0]].threshold}
         if fitting:
-            name = max(fitting, key=fitting.__getitem__)
-            chosen.setdefault(name, []).append((part, fitting[name]))
+            name, topic = max(fitting, key=fitting.__getitem__)
+            chosen.setdefault(name, []).append(_Clause(part, topic, fitting[name, topic]))
     for name, found in chosen.items():
-        requests = [(part, score) for part, score in found if is_request(part)]
-        if len(requests) > 1:
-            intents += [Intent(name, part, score) for part, score in requests]
+        asking = _asking(found)
+        if len(asking) > 1:
+            intents += [Intent(name, clause.text, clause.score) for clause in asking]
         else:
             # one request, with what else is said of it: the adapter needs the whole
-            own = text if len(chosen) == 1 else " ".join(part for part, _ in found)
-            intents.append(Intent(name, own, max(score for _, score in found)))
+            own = text if len(chosen) == 1 else " ".join(clause.text for clause in found)
+            intents.append(Intent(name, own, max(clause.score for clause in found)))
     return intents
+
+
+@dataclass(frozen=True, slots=True)
+class _Clause:
+    text: str
+    topic: str
+    score: float
+
+
+def _asking(found: Sequence[_Clause]) -> list[_Clause]:
+    """The clauses that ask: by their form, or since they nearly are an utterance for what no other clause asks for.
+
+    "I forgot my password, reset it" asks once; "send the bill. My password is lost" twice.
+    """
+    by_form = [clause for clause in found if is_request(clause.text)]
+    topics = {clause.topic for clause in by_form}
+    by_content: dict[str, _Clause] = {}
+    for clause in found:
+        if clause not in by_form and clause.score >= SURE and clause.topic not in topics:
+            by_content.setdefault(clause.topic, clause)
+    return [clause for clause in found if clause in by_form or clause in by_content.values()]

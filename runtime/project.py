@@ -109,9 +109,10 @@ class Adapter(_Table):
         return self
 
     @property
-    def routes(self) -> tuple[str, ...]:
-        """Examples of messages that it is for, those of its tools among them."""
-        return self.utterances + tuple(utterance for tool in self.tools for utterance in tool.utterances)
+    def routes(self) -> dict[str, tuple[str, ...]]:
+        """Examples of messages that it is for, by the tool that they are for; its own are under ""."""
+        every = {"": self.utterances} | {tool.name: tool.utterances for tool in self.tools}
+        return {topic: utterances for topic, utterances in every.items() if utterances}
 
     @property
     def declared_tools(self) -> list[Tool]:

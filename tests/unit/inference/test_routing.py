@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.clauses import clauses, is_request
-from inference.router import decide
+from inference.router import SURE, decide
 from runtime.project import Adapter, ToolDeclaration
 
 TOOL = Adapter(task="tool", result="tool-calls", tools=(ToolDeclaration(name="t", description="d"),), utterances=("u",), threshold=0.5)
 MOOD = Adapter(task="classify", result="sentiment", labels=("A",))
 CHAT = Adapter(task="chat", result="chat", utterances=("v",), threshold=0.4)
+T, C = ("tool", ""), ("chat", "")
 ADAPTERS = {"tool": TOOL, "mood": MOOD, "chat": CHAT}
 
 
@@ -23,6 +24,7 @@ ADAPTERS = {"tool": TOOL, "mood": MOOD, "chat": CHAT}
         ("Refund order 5 and cancel my plan.", ["Refund order 5", "cancel my plan."]),
         ("open a ticket: it crashes and restarts all day", ["open a ticket: it crashes and restarts all day"]),
         ("Reboot it. Also check ticket 7", ["Reboot it.", "check ticket 7"]),
+        ("reboot the loft then tell me the time", ["reboot the loft", "tell me the time"]),
         ("hello", ["hello"]),
         ("?!", ["?!"]),
     ],
@@ -39,17 +41,17 @@ def test_every_text_has_a_clause_and_none_is_invented(text: str) -> None:
 
 
 def test_each_clause_goes_to_its_best_route_above_the_threshold() -> None:
-    intents = decide(ADAPTERS, "a b", ["a", "b"], [{"tool": 0.8, "chat": 0.6}, {"tool": 0.45, "chat": 0.41}])
+    intents = decide(ADAPTERS, "a b", ["a", "b"], [{T: 0.8, C: 0.6}, {T: 0.45, C: 0.41}])
     assert [(i.adapter, i.text) for i in intents] == [("mood", "a b"), ("tool", "a"), ("chat", "b")]
 
 
 def test_nothing_fits() -> None:
-    assert [i.adapter for i in decide(ADAPTERS, "a", ["a"], [{"tool": 0.1, "chat": 0.1}]) if not i.always] == []
+    assert [i.adapter for i in decide(ADAPTERS, "a", ["a"], [{T: 0.1, C: 0.1}]) if not i.always] == []
 
 
 def test_a_whole_message_route_is_asked_once_about_all_of_it() -> None:
     adapters = {"mood": Adapter(task="classify", result="sentiment", labels=("A",), utterances=("u",), whole_message=True, threshold=0.5)}
-    assert [(i.adapter, i.text) for i in decide(adapters, "a b", ["a", "b"], [{"mood": 0.9}, {"mood": 0.8}])] == [("mood", "a b")]
+    assert [(i.adapter, i.text) for i in decide(adapters, "a b", ["a", "b"], [{("mood", ""): 0.9}, {("mood", ""): 0.8}])] == [("mood", "a b")]
 
 
 @pytest.mark.parametrize(
@@ -61,15 +63,26 @@ def test_a_whole_message_route_is_asked_once_about_all_of_it() -> None:
     ],
     ids=["two requests", "a request and its reason", "no request by form"],
 )
-def test_clauses_of_one_route_are_one_intent_unless_two_of_them_ask(parts: list[str], texts: list[str]) -> None:
-    intents = decide({"tool": TOOL}, " ".join(parts), parts, [{"tool": 0.9}, {"tool": 0.8}])
+def test_clauses_of_one_adapter_are_one_intent_unless_two_of_them_ask(parts: list[str], texts: list[str]) -> None:
+    intents = decide({"tool": TOOL}, " ".join(parts), parts, [{T: 0.7}, {T: 0.6}])
     assert [i.text for i in intents] == texts
+
+
+@pytest.mark.parametrize(
+    ("topic", "score", "count"),
+    [("lost", SURE, 2), ("lost", SURE - 0.01, 1), ("bill", 1.0, 1)],
+    ids=["nearly an utterance", "not near enough", "for what is asked already"],
+)
+def test_a_clause_asks_when_it_nearly_is_an_utterance_for_something_else(topic: str, score: float, count: int) -> None:
+    parts = ["my password is gone", "send the bill"]
+    intents = decide({"tool": TOOL}, " ".join(parts), parts, [{("tool", topic): score}, {("tool", "bill"): 0.6}])
+    assert [i.text for i in intents] == (parts if count == 2 else [" ".join(parts)])
 
 
 @pytest.mark.parametrize(
     ("clause", "asks"),
     [
-        ("can you reset my password?", True), ("please look", True), ("Hi, track order 5", True), ("I need a bill", True),
+        ("can you reset my password?", True), ("please look", True), ("Hi, track order 5", True), ("I need a bill", True), ("Still not there?!", True), ("That's it, end my plan", True),
         ("I'm frustrated with the login error", False), ("The sensor arrived smashed.", False),
     ],
 )
