@@ -26,12 +26,15 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.base.build.corpus import SPECIAL
+from runtime.encoder import DIMENSIONS
+
 VOCABULARY, HIDDEN, LAYERS, INNER, HEADS, CONTEXT = 4096, 256, 8, 704, 4, 512
 HEAD = HIDDEN // HEADS
 THETA = 10_000.0
 MIX = {"books": 0.14, "docs": 0.11, "dialogues": 0.015, "rules": 0.14, "quotes": 0.18, "labelled": 0.07, "conversations": 0.015, "sentences": 0.33}
-BOS, ASSISTANT, IGNORED = 1, 5, -100
-VECTOR, DISTILLED_AT, DISTILLED_WEIGHT, MOST_TAUGHT = 384, 6, 3.0, 20
+BOS, ASSISTANT, IGNORED = SPECIAL.index("<|bos|>"), SPECIAL.index("<|assistant|>"), -100
+VECTOR, DISTILLED_AT, DISTILLED_WEIGHT, MOST_TAUGHT = DIMENSIONS, 6, 3.0, 20
 PEAK, WARM, WEIGHT_DECAY = 2.5e-3, 0.01, 0.1
 
 
