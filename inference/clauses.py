@@ -17,7 +17,7 @@ VERBS = (
 )
 GREETING = re.compile(r"^(?:hi|hello|hey|ok|so|well|dear \w+|good (?:morning|afternoon|evening)|thanks|thank you|also|and|then|now|that's (?:it|enough))[\s,!]+", re.IGNORECASE)
 REQUEST = re.compile(
-    rf"^(?:please|pls|kindly|can|could|would|will|may|might|do|does|did|is|are|was|has|have|had|where|what|when|which|who|why|how|any|let's|i (?:want|need|wish|would|have to)|i'd like|i like to|we (?:want|need)|{'|'.join(VERBS.split())})\b|\?[?!]*$|\b(?:please|pls)\b",
+    rf"^(?!order (?:number )?#?(?:[a-z]+-)?\d{{3}})(?:please|pls|kindly|can|could|would|will|may|might|do|does|did|is|are|was|has|have|had|where|what|when|which|who|why|how|any|let's|i (?:want|need|wish|would|have to)|i'd like|i like to|we (?:want|need)|{'|'.join(VERBS.split())})\b|\?[?!]*$|\b(?:please|pls)\b",
     re.IGNORECASE,
 )
 
@@ -35,6 +35,10 @@ def clauses(text: str) -> list[str]:
     kept = [clause for clause in found if sum(c.isalnum() for c in clause) >= MIN_LETTERS]
     return kept or [one_line(text)]
 
+
+def heading(clause: str) -> str:
+    """What a clause asks for, without what it quotes: "open a ticket" of "open a ticket: the lamp flickers"."""
+    return clause.partition(": ")[0]
 
 
 def is_request(clause: str) -> bool:

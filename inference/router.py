@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from inference.clauses import clauses, is_request
+from inference.clauses import clauses, heading, is_request
 from runtime.project import Adapter
 from runtime.tasks.prompt import one_line
 
@@ -62,11 +62,17 @@ class SemanticRouter:
         return decide(self._adapters, one_line(text), parts, ranked)
 
     def _rank(self, text: str) -> dict[Route, float]:
-        """The cosine of the nearest utterance of each route that has one among the nearest."""
+        """The cosine of the nearest utterance of each route that has one among the nearest: to a clause, or to what it asks without what it quotes."""
         if self._router is None:
             return {}
-        choices = self._router(text, limit=None, threshold=-1.0)
-        return {self._routes[choice.name]: float(choice.confidence) for choice in (choices if isinstance(choices, list) else [choices]) if choice.name}
+        scores: dict[Route, float] = {}
+        for part in dict.fromkeys((text, heading(text))):
+            choices = self._router(part, limit=None, threshold=-1.0)
+            for choice in choices if isinstance(choices, list) else [choices]:
+                if choice.name:
+                    route = self._routes[choice.name]
+                    scores[route] = max(scores.get(route, -1.0), float(choice.confidence))
+        return scores
 
 
 def decide(adapters: Mapping[str, Adapter], text: str, parts: Sequence[str], ranked: Sequence[Mapping[Route, float]]) -> list[Intent]:

@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from inference.engines import Engine
@@ -59,6 +59,16 @@ def allowed(adapter: Adapter, names: Sequence[str] | None, offer: Offer = DECLAR
     return TaskSpec(adapter.task, offer.labels or adapter.labels, tuple(tool for tool in tools if names is None or tool.name in names), adapter.quote, adapter.shortlist)
 
 
+def once(results: Sequence[tuple[str, Result]]) -> list[tuple[str, Result]]:
+    """`results` without calls that repeat an earlier one: "the bill, please. Send me the bill" opens one widget. Pure."""
+    kept: list[tuple[str, Result]] = []
+    for topic, result in results:
+        is_call = result.task == "tool" and result.status is ResultStatus.OK
+        if not (is_call and any((result.adapter, result.output) == (other.adapter, other.output) for _, other in kept)):
+            kept.append((topic, result))
+    return [(topic, replace(result, intent_index=i, intent_count=len(kept))) for i, (topic, result) in enumerate(kept)]
+
+
 class Service:
     """Answers requests. Holds no state of its own."""
 
@@ -84,7 +94,7 @@ class Service:
             return self._closed(request, CompletionStatus.FAILED, str(error))
         route_ms = (time.perf_counter() - began) * 1000
         results = await asyncio.gather(*(self._result(request, intents, i, version, route_ms, offer) for i in range(len(intents))))
-        return self._complete(request, intents, results)
+        return self._complete(request, intents, once(results))
 
     async def _intents(self, request: Request) -> tuple[list[Intent], str | None]:
         if request.adapter_id is None:
@@ -141,5 +151,3 @@ class Service:
 
     def _closed(self, request: Request, status: CompletionStatus, error: str) -> Answer:
         return Answer((), RequestCompleted(request_id=request.request_id, status=status, error=error))
-
-

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.clauses import clauses, is_request
+from inference.clauses import clauses, heading, is_request
 from inference.router import SURE, decide
 from runtime.project import Adapter, ToolDeclaration
 
@@ -82,9 +82,14 @@ def test_a_clause_asks_when_it_nearly_is_an_utterance_for_something_else(topic: 
 @pytest.mark.parametrize(
     ("clause", "asks"),
     [
-        ("can you reset my password?", True), ("please look", True), ("Hi, track order 5", True), ("I need a bill", True), ("Still not there?!", True), ("That's it, end my plan", True),
-        ("I'm frustrated with the login error", False), ("The sensor arrived smashed.", False),
+        ("can you reset my password?", True), ("please look", True), ("Hi, track order 5", True), ("I need a bill", True), ("Still not there?!", True), ("That's it, end my plan", True), ("order 12 more of them", True),
+        ("I'm frustrated with the login error", False), ("The sensor arrived smashed.", False), ("Order A-1357 arrived smashed.", False), ("order number 13579 is here", False),
     ],
 )
 def test_requests_are_told_by_their_form(clause: str, asks: bool) -> None:
     assert is_request(clause) is asks
+
+
+@pytest.mark.parametrize(("clause", "asked"), [("open a ticket: the lamp: dead", "open a ticket"), ("call me at 9:30", "call me at 9:30"), (":", ":")])
+def test_what_a_clause_quotes_is_not_what_it_asks(clause: str, asked: str) -> None:
+    assert heading(clause) == asked
