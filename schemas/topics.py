@@ -38,7 +38,7 @@ class Topic:
 
 DOCUMENTS = Topic("documents", events.Document, "doc_id", ("upstream",), ("intake",), DAYS)
 LABELS = Topic("labels", events.Label, "example_id", ("upstream",), ("format",), DAYS)
-REVISIONS = Topic("revisions", events.Revision, "doc_id", ("intake",), ("chunk",), FOR_EVER)
+REVISIONS = Topic("revisions", events.Revision, "doc_id", ("intake", "chunk"), ("chunk",), FOR_EVER)
 CHUNKS = Topic("chunks", events.Chunk, "doc_id", ("chunk",), ("synth",), FOR_EVER)
 EXAMPLES = Topic("examples", events.Example, "example_id", ("synth", "format"), ("format",), FOR_EVER)
 TRAINING_RUNS = Topic("training-runs", events.TrainingRun, "run_id", ("coordinator", "trainer"), ("coordinator", "trainer", "projection"), FOR_EVER, partitions=1)

@@ -19,7 +19,7 @@ from runtime.kafka import Record
 from runtime.objects import Objects
 from runtime.sealing import unseal
 from runtime.stage import run_stage
-from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Document, Example, ExampleStatus, Label, RecordStatus
+from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Document, Example, ExampleStatus, Label, RecordStatus, Revision
 from streams.context import document_owner
 from streams.intake import Intake
 from streams.synth import offline_teacher
@@ -80,6 +80,45 @@ async def test_an_exact_twin_is_named_and_makes_no_examples(system: System) -> N
     twins = [c for c in await system.read("chunks", Chunk, 4) if c.doc_id == "two"]
     assert {(c.status, c.similarity) for c in twins} == {(ChunkStatus.DUPLICATE, 1.0)}
     assert {c.twin_id for c in twins} == {c.chunk_id for c in first}
+
+
+LONG = " ".join(f"The number {i} valve of the boiler opens at {i * 3 % 17} bar." for i in range(12))
+
+
+@pytest.mark.asyncio
+async def test_a_near_twin_is_named_and_takes_the_place_of_the_one_that_leaves(system: System) -> None:
+    await system.publish(document("one", LONG.encode()))
+    (first,) = await system.read("chunks", Chunk, 1)
+    await system.publish(document("two", LONG.replace("number 7 valve", "number 7 tap").encode()))
+    (twin,) = [c for c in await system.read("chunks", Chunk, 2) if c.doc_id == "two"]
+    assert (twin.status, twin.twin_id) == (ChunkStatus.DUPLICATE, first.chunk_id)
+    assert 0.8 <= twin.similarity < 1.0
+    await system.publish(document("three", LONG.replace("number 7 valve", "number 7 tap").encode()))
+    (third,) = [c for c in await system.read("chunks", Chunk, 3) if c.doc_id == "three"]
+    assert (third.status, third.twin_id) == (ChunkStatus.DUPLICATE, first.chunk_id)
+
+    await system.publish(document("one", None, revision=2, deleted=True))
+    last = {c.chunk_id: c for c in await system.read("chunks", Chunk, 6)}
+    assert last[first.chunk_id].status is ChunkStatus.WITHDRAWN
+    heirs = [last[twin.chunk_id], last[third.chunk_id]]
+    assert sorted(c.status for c in heirs) == [ChunkStatus.DUPLICATE, ChunkStatus.LIVE]
+    (heir,) = [c for c in heirs if c.status is ChunkStatus.LIVE]
+    assert {c.twin_id for c in heirs if c is not heir} == {heir.chunk_id}
+    assert heir.chunk_id in {e.chunk_id for e in await system.read("examples", Example, 3) if e.status is ExampleStatus.KEPT}
+
+
+@pytest.mark.asyncio
+async def test_an_orphan_that_has_moved_on_is_not_set_back(system: System) -> None:
+    await system.publish(document("one", LONG.encode()))
+    await system.read("chunks", Chunk, 1)
+    await system.publish(document("two", LONG.encode()), document("two", PAGE, revision=2))
+    await system.read("chunks", Chunk, 5)
+    first = next(r for r in await system.read("revisions", Revision, 3) if r.doc_id == "two")
+    await system.send("revisions", b"two", CODEC.encode(first))
+    await system.publish(document("last", PAGE.replace(b"violet", b"blue")))
+    chunks = await system.read("chunks", Chunk, 7)
+    assert {c.status for c in chunks if c.doc_id == "two" and c.revision == 2} == {ChunkStatus.LIVE, ChunkStatus.WITHDRAWN}
+    assert len([c for c in chunks if c.doc_id == "two"]) == 4
 
 
 @pytest.mark.asyncio

@@ -65,7 +65,7 @@ async def streams(broker: str, database: str, folder: Path, teacher: Teacher) ->
     project = load_project(ROOT / "examples/pebblewire/loom.toml")
     await apply_topics(broker, project.topics.values(), prefix)
     pool = await connect(database)
-    for table in ("document_revisions", "document_chunks", "chunk_claims", "teacher_units"):
+    for table in ("document_revisions", "document_chunks", "chunk_claims", "cut_revisions", "teacher_units"):
         await pool.execute(f"TRUNCATE {table}")
     context = Context(project, CODEC, PostgresKeys(pool), Objects((folder / "objects").as_uri()), pool, lambda text: len(text.split()), prefix)
     stages: Sequence[object] = [Intake(context), ChunkStage(context), SynthStage(context, teacher), LabelStage(context), FormatStage(context)]
