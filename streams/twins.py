@@ -57,7 +57,7 @@ def prints(texts: Sequence[str], content_hashes: Sequence[str], secret: bytes) -
     from rensa import RMinHash
 
     seed = int.from_bytes(hashlib.blake2b(b"minhash", key=secret[:64], digest_size=8).digest(), "big")
-    rows = RMinHash.digests_from_token_sets([_runs(text) for text in texts], PERMUTATIONS, seed)
+    rows = RMinHash.digests_from_token_sets([runs(text) for text in texts], PERMUTATIONS, seed)
     made = []
     for text, content_hash, row in zip(texts, content_hashes, rows, strict=True):
         signature = np.array(row if len(WORD.findall(text)) >= MIN_WORDS else (), dtype=SLOT)
@@ -104,7 +104,8 @@ class Index:
         return twin_of(text, near.values())
 
 
-def _runs(text: str) -> list[str]:
+def runs(text: str) -> list[str]:
+    """The five-word runs of a text; a shorter text is one."""
     words = WORD.findall(text.casefold())
     return [" ".join(words[i : i + RUN_WORDS]) for i in range(max(1, len(words) - RUN_WORDS + 1))]
 

@@ -11,6 +11,9 @@ import typer
 
 from loom.commands.common import AsJson, Data, Project, connected_settings, settings_of
 
+Quick = Annotated[bool, typer.Option("--quick", help="A tenth of the work, for a first look.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")]
+
 
 def quality(
     test: Annotated[Path, typer.Option("--test", help="JSON lines of {text, label}, {text, calls}, {text, tools, calls} or {text, entities}.")],
@@ -61,6 +64,21 @@ def router(
     if not any("intents" in row or "intent" in row for row in rows):
         raise SettingsError(f"{test} has no row with intents")
     _print_scores(asyncio.run(route_scores(SemanticRouter(routes, minilm()), rows)), as_json)
+
+
+def dedup(
+    pairs: Annotated[Path, typer.Option("--pairs", help="A folder with pairs.csv (path, …, relation) and two editions of the same pages in folders beside it.")],
+    quick: Quick = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Find twins among two editions of the same pages: recall, precision, and speed beside datasketch.
+
+    Example: loom bench dedup --pairs docs-near-duplicates --quick
+    """
+    from loom.bench.compare import show
+    from loom.bench.dedup import dedup as measure
+
+    show("dedup", measure(pairs, quick), json_file)
 
 
 def _print_scores(scores: Any, as_json: bool) -> None:

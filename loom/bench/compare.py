@@ -1,0 +1,96 @@
+"""Benchmarks that compare: sides take turns in one run, since machines are noisy; medians and spread against a goal."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One thing that was measured: our median, a baseline's where there is one, their ratio.
+
+    `goal` is what the ratio must reach, or our value where there is no baseline; None where nothing is promised.
+    """
+
+    what: str
+    unit: str
+    ours: float
+    baseline: float | None
+    ratio: float | None
+    goal: float | None
+    holds: bool | None
+    ours_spread: tuple[float, float]
+    baseline_spread: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, what: str, unit: str, ours: Sequence[float], baseline: Sequence[float] = (), goal: float | None = None) -> Row:
+        """A row of the values of several rounds; more is better."""
+        mine = statistics.median(ours)
+        theirs = statistics.median(baseline) if baseline else None
+        ratio = mine / theirs if theirs else None
+        reached = mine if ratio is None else ratio
+        return cls(what, unit, mine, theirs, ratio, goal, None if goal is None else reached >= goal, (min(ours), max(ours)), (min(baseline), max(baseline)) if baseline else None)
+
+
+def take_turns(sides: Mapping[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Each side's values, one a round, after a round that warms up and is not counted."""
+    values: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, measure in sides.items():
+            value = measure()
+            if number:
+                values[name].append(value)
+    return values
+
+
+def rate(count: int, work: Callable[[], object]) -> Callable[[], float]:
+    """A side that does `work`, which treats `count` things, and gives how many a second."""
+
+    def measure() -> float:
+        began = time.perf_counter()
+        work()
+        return count / (time.perf_counter() - began)
+
+    return measure
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    import psutil
+
+    return {"cpus": psutil.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1), "platform": platform.platform(), "python": platform.python_version()}
+
+
+def report(name: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """The benchmark as JSON."""
+    return {"name": name, "machine": machine(), "rows": [asdict(row) for row in rows]}
+
+
+def show(name: str, rows: Sequence[Row], target: Path | None) -> None:
+    """Prints the rows as a table; writes them as JSON to `target` where one is named."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("what", "ours", "spread", "baseline", "ratio", "goal", "holds", title=name)
+    for row in rows:
+        cells = [_number(row.ours, row.unit), " to ".join(_number(v) for v in row.ours_spread), _number(row.baseline, row.unit), _number(row.ratio), _number(row.goal)]
+        table.add_row(row.what, *cells, "-" if row.holds is None else "yes" if row.holds else "NO")
+    Console().print(table)
+    if target:
+        target.write_text(json.dumps(report(name, rows), indent=1) + "\n", encoding="utf-8")
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    if value is None:
+        return "-"
+    shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{shown} {unit}".strip()
