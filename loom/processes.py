@@ -74,6 +74,7 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     from streams.context import Context
     from streams.format import FormatStage, LabelStage
     from streams.intake import Intake
+    from streams.parse.pool import ParserPool
     from streams.shell import StreamShell
     from streams.synth import SynthStage, offline_teacher, remote_teacher
 
@@ -82,8 +83,9 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     codec = codec_of(settings, project)
     context = Context(project, codec, PostgresKeys(pool), Objects(settings.objects_url), pool, token_counter(project.base_folder), settings.prefix)
     stages: list[Stage]
-    if name == "chunk":
-        stages = [Intake(context), ChunkStage(context)]
+    parsers = ParserPool() if name == "chunk" else None
+    if parsers:
+        stages = [Intake(context), ChunkStage(context, parsers)]
     elif name == "synth":
         key = settings.teacher_key.get_secret_value() if settings.teacher_key else ""
         teacher = remote_teacher(settings.teacher_url, settings.teacher_model, key) if settings.teacher_url else offline_teacher()
@@ -102,6 +104,8 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     await shell.start()
     await stop.wait()
     await shell.stop()
+    if parsers:
+        await asyncio.to_thread(parsers.close)
     await pool.close()
 
 

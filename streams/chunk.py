@@ -20,7 +20,7 @@ from schemas.events import Chunk, ChunkStatus, Revision
 from schemas.topics import CHUNKS, REVISIONS
 from streams.chunking import ChunkText, chunk
 from streams.context import Context, document_owner
-from streams.parse import parse
+from streams.parse.pool import ParserPool
 from streams.twins import Twin, prints
 from streams.verdicts import Candidate, Gone, VerdictStore
 
@@ -38,8 +38,8 @@ class ChunkStage:
     name = "chunk"
     topic = REVISIONS.name
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, parsers: ParserPool) -> None:
+        self._context, self._parsers = context, parsers
         self._verdicts = VerdictStore(context.pool)
 
     async def handle(self, record: Record) -> Sequence[Outgoing]:
@@ -67,7 +67,8 @@ class ChunkStage:
         key = await self._context.keys.key(document_owner(revision.doc_id))
         sealed = await self._context.objects.claim(revision.copy)
         data = open_bytes(key, f"{revision.doc_id}@{revision.revision}", sealed[:12], sealed[12:])
-        return await asyncio.to_thread(lambda: chunk(parse(revision.media_type, data), BUDGET_TOKENS, self._context.count_tokens))
+        blocks = await self._parsers.parse(revision.media_type, data)
+        return await asyncio.to_thread(chunk, blocks, BUDGET_TOKENS, self._context.count_tokens)
 
     async def _candidates(self, doc_id: str, pieces: Sequence[ChunkText]) -> list[Candidate]:
         secret = (await self._context.keys.key(HASH_OWNER)).secret
