@@ -23,7 +23,12 @@ from schemas.events import Document, Event, Label, Request, RequestCompleted, Re
 from schemas.topics import COMPLETED, DOCUMENTS, LABELS, REQUESTS, result_topic
 
 INLINE_BYTES = MAX_MESSAGE_BYTES // 2
-MEDIA_TYPES = {".md": "text/markdown", ".markdown": "text/markdown", ".html": "text/html", ".htm": "text/html", ".txt": "text/plain", ".log": "text/plain", ".pdf": "application/pdf"}
+MEDIA_TYPES = {
+    ".md": "text/markdown", ".markdown": "text/markdown", ".html": "text/html", ".htm": "text/html", ".txt": "text/plain", ".log": "text/x-log", ".pdf": "application/pdf",
+    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document", ".csv": "text/csv", ".json": "application/json", ".jsonl": "application/x-ndjson", ".ndjson": "application/x-ndjson",
+}  # fmt: skip
+XML_TYPES = {b"<mediawiki": "application/x-mediawiki+xml", b"<hibernate-generic": "application/x-confluence+xml"}
+SNIFFED_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,11 @@ class Answered:
 
 
 def media_type(path: Path) -> str:
-    """The media type that a file's name promises."""
+    """The media type that a file's name promises; of XML, what it begins with."""
+    if path.suffix.lower() == ".xml":
+        with path.open("rb") as file:
+            begin = file.read(SNIFFED_BYTES)
+        return next((kind for mark, kind in XML_TYPES.items() if mark in begin), "application/xml")
     return MEDIA_TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
 from runtime.errors import InvalidInput
 from streams.parse.blocks import Block, BlockKind
@@ -10,35 +11,28 @@ from streams.parse.blocks import Block, BlockKind
 Parser = Callable[[bytes], list[Block]]
 
 
-def _markdown(data: bytes) -> list[Block]:
-    from streams.parse import by_unstructured
+def _late(module: str, name: str) -> Parser:
+    """The parser `name` of a module of this package, whose libraries are imported when it is first called."""
 
-    return by_unstructured.markdown(data)
+    def parse_with(data: bytes) -> list[Block]:
+        found: list[Block] = getattr(import_module(f"streams.parse.{module}"), name)(data)
+        return found
 
-
-def _html(data: bytes) -> list[Block]:
-    from streams.parse import by_unstructured
-
-    return by_unstructured.html(data)
-
-
-def _text(data: bytes) -> list[Block]:
-    from streams.parse import by_unstructured
-
-    return by_unstructured.text(data)
-
-
-def _pdf(data: bytes) -> list[Block]:
-    from streams.parse import pdf
-
-    return pdf.pdf(data)
+    return parse_with
 
 
 PARSERS: dict[str, Parser] = {
-    "text/markdown": _markdown,
-    "text/html": _html,
-    "text/plain": _text,
-    "application/pdf": _pdf,
+    "text/markdown": _late("by_unstructured", "markdown"),
+    "text/html": _late("by_unstructured", "html"),
+    "text/plain": _late("by_unstructured", "text"),
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": _late("by_unstructured", "docx"),
+    "application/pdf": _late("pdf", "pdf"),
+    "text/x-log": _late("logs", "logs"),
+    "text/csv": _late("records", "table"),
+    "application/json": _late("records", "objects"),
+    "application/x-ndjson": _late("records", "lines"),
+    "application/x-mediawiki+xml": _late("wikis", "mediawiki"),
+    "application/x-confluence+xml": _late("wikis", "confluence"),
 }
 
 
@@ -53,7 +47,12 @@ def parse(media_type: str, data: bytes) -> list[Block]:
     parser = PARSERS.get(media_type.partition(";")[0].strip().lower())
     if parser is None:
         raise InvalidInput(f"no parser for {media_type}: one of {', '.join(PARSERS)}")
-    blocks = [block for block in parser(data) if block.text.strip()]
+    try:
+        blocks = [block for block in parser(data) if block.text.strip()]
+    except (InvalidInput, MemoryError):
+        raise
+    except Exception as error:  # what libraries raise at damaged input is no bug of ours, and another attempt would end alike
+        raise InvalidInput(f"the parser of {media_type} failed on this document: {type(error).__name__}: {error}") from error
     if not blocks:
         raise InvalidInput(f"no text found in {len(data)} bytes of {media_type}")
     return blocks

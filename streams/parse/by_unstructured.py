@@ -1,4 +1,4 @@
-"""Markdown, HTML and plain text by unstructured, the parser of record.
+"""Markdown, HTML, Word documents and plain text by unstructured, the parser of record.
 
 Its tokenizer would fetch a spaCy model at the first call; a blank English pipeline that splits sentences takes its
 place, so that nothing leaves the machine. Labels then rest on structure (headings, lists, tables), not on grammar.
@@ -6,8 +6,10 @@ place, so that nothing leaves the machine. Labels then rest on structure (headin
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import zipfile
 from functools import cache
 from typing import Any
 
@@ -24,6 +26,7 @@ FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
 FRONT_TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
 TEMPLATE = re.compile(r"<script[^>]*type=\"text/x-handlebars-template\"[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
 KINDS = {"Title": BlockKind.HEADING, "ListItem": BlockKind.LIST_ITEM, "Table": BlockKind.TABLE, "CodeSnippet": BlockKind.CODE}
+OLE = b"\xd0\xcf\x11\xe0"
 LEFT_OUT = {"Header", "Footer", "PageBreak", "PageNumber", "Image"}
 
 
@@ -73,6 +76,18 @@ def html(data: bytes) -> list[Block]:
     return _blocks(partition_html(text="\n".join(templates) if templates else source))
 
 
+def docx(data: bytes) -> list[Block]:
+    """Blocks of a Word document. Raises InvalidInput for a file that is none."""
+    _offline()
+    from unstructured.partition.docx import partition_docx
+
+    try:
+        return _blocks(partition_docx(file=io.BytesIO(data)))
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        hint = "it is encrypted or an old .doc" if data.startswith(OLE) else "it is damaged or cut short"
+        raise InvalidInput(f"the Word document can't be opened, {hint}: {error}") from error
+
+
 def text(data: bytes) -> list[Block]:
     """Paragraphs of plain text."""
     _offline()
@@ -88,16 +103,20 @@ def _blocks(elements: list[Any]) -> list[Block]:
 
 def _text(element: Any) -> str:
     if element.category == "Table" and element.metadata.text_as_html:
-        return _markdown_table(element.metadata.text_as_html)
+        return _html_table(element.metadata.text_as_html)
     return str(element.text)
 
 
-def _markdown_table(source: str) -> str:
+def _html_table(source: str) -> str:
     """An HTML table as a Markdown table."""
     from bs4 import BeautifulSoup
 
     rows = [[" ".join(cell.get_text(" ").split()).replace("|", "\\|") for cell in row.find_all(["td", "th"])] for row in BeautifulSoup(source, "html.parser").find_all("tr")]
-    rows = [row for row in rows if row]
+    return markdown_table([row for row in rows if row])
+
+
+def markdown_table(rows: list[list[str]]) -> str:
+    """Rows of cells, the first of them the head, as a Markdown table."""
     if not rows:
         return ""
     width = max(map(len, rows))

@@ -50,8 +50,11 @@ def _blocks(data: bytes) -> list[Block]:
 
 def _page_lines(document: pypdfium2.PdfDocument, number: int) -> Iterator[Line]:
     """The lines of a page in the order of the file, which in text PDFs is that of reading, also in columns."""
-    page = document[number]
-    text_page = page.get_textpage()
+    try:
+        page = document[number]
+        text_page = page.get_textpage()
+    except pypdfium2.PdfiumError as error:
+        raise InvalidInput(f"page {number + 1} of the PDF can't be read: it is damaged") from error
     position = 0
     for text in text_page.get_text_range().split("\r\n"):
         blank = len(text) - len(text.lstrip())
