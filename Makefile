@@ -43,7 +43,7 @@ lint: setup
 
 COMPILE := $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev
 lock: $(UV)
-	printf 'torch==2.13.0\ncachetools>=8\n' > var/overrides.txt  # drain3 pins an old cachetools
+	echo "torch==2.13.0" > var/overrides.txt
 	$(COMPILE) --extra cpu --override var/overrides.txt pyproject.toml --output-file requirements-cpu.txt
 	$(COMPILE) --extra gpu --only-binary vllm pyproject.toml --output-file requirements-gpu.txt
 

@@ -8,16 +8,15 @@ from collections.abc import Iterator
 from streams.parse.blocks import Block, BlockKind
 from streams.parse.by_unstructured import decode
 
-TIME = r"\d{1,2}:\d{2}:\d{2}(?:[.,:]\d+)?"
+TIME = r"\d{1,2}:\d{1,2}:\d{1,2}(?:[.,:]\d+)?"
 STAMP = re.compile(
     rf"^(?:\[?(?:\w{{3}} )?\w{{3}} +\d{{1,2}} {TIME}(?: \d{{4}})?\]?|\[?\d{{4}}[-/.]?\d{{2}}[-/.]?\d{{2}}[T :-]?{TIME}(?:Z|[+-]\d{{2}}:?\d{{2}})?\]?|\d{{6}} \d{{6}})[ |:]*"
 )
 """The date and time that a line begins with."""
 MASKS = (
-    (r"(?<=[^A-Za-z0-9])(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?", "address"),
-    (r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b", "id"),
-    (r"(?<=[^A-Za-z0-9])0x[0-9a-fA-F]+|\bblk_-?\d+", "id"),
-    (r"(?<=[^A-Za-z0-9.])-?\d+(?:\.\d+)?(?=[^A-Za-z0-9]|$)", "number"),
+    (re.compile(r"(?<![A-Za-z0-9.])(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?"), "<address>"),
+    (re.compile(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b|(?<![A-Za-z0-9])0x[0-9a-fA-F]+|\bblk_-?\d+"), "<id>"),
+    (re.compile(r"(?<![A-Za-z0-9.])-?\d+(?:\.\d+)?(?![A-Za-z0-9])"), "<number>"),
 )
 SIMILARITY = 0.5
 MAX_TEMPLATES = 5000
@@ -26,19 +25,21 @@ MAX_LINE_CHARACTERS = 2000
 
 def logs(data: bytes) -> list[Block]:
     """One block a template, in the order of first sight: how often it was seen, and the first line that has it."""
-    from drain3 import TemplateMiner
-    from drain3.masking import MaskingInstruction
-    from drain3.template_miner_config import TemplateMinerConfig
+    from drain3.drain import Drain
 
-    config = TemplateMinerConfig()
-    config.drain_sim_th, config.drain_max_clusters = SIMILARITY, MAX_TEMPLATES
-    config.masking_instructions = [MaskingInstruction(pattern, name) for pattern, name in MASKS]
-    miner = TemplateMiner(config=config)
+    drain = Drain(sim_th=SIMILARITY, max_clusters=MAX_TEMPLATES)
     first: dict[int, str] = {}
     for line in _lines(decode(data)):
-        first.setdefault(miner.add_log_message(STAMP.sub("", line))["cluster_id"], line)
-    counts = {cluster.cluster_id: (cluster.get_template(), cluster.size) for cluster in miner.drain.clusters}
-    return [_block(*counts[number], line) for number, line in first.items() if number in counts]
+        cluster, _ = drain.add_log_message(_masked(STAMP.sub("", line)))
+        first.setdefault(cluster.cluster_id, line)
+    templates = {cluster.cluster_id: cluster for cluster in drain.clusters}
+    return [_block(templates[number].get_template(), templates[number].size, line) for number, line in first.items() if number in templates]
+
+
+def _masked(line: str) -> str:
+    for pattern, name in MASKS:
+        line = pattern.sub(name, line)
+    return line
 
 
 def _lines(text: str) -> Iterator[str]:
