@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from streams.parse.blocks import Block, BlockKind
@@ -28,12 +29,18 @@ def logs(data: bytes) -> list[Block]:
     from drain3.drain import Drain
 
     drain = Drain(sim_th=SIMILARITY, max_clusters=MAX_TEMPLATES)
-    first: dict[int, str] = {}
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
     for line in _lines(decode(data)):
-        cluster, _ = drain.add_log_message(_masked(STAMP.sub("", line)))
-        first.setdefault(cluster.cluster_id, line)
-    templates = {cluster.cluster_id: cluster for cluster in drain.clusters}
-    return [_block(templates[number].get_template(), templates[number].size, line) for number, line in first.items() if number in templates]
+        masked = _masked(STAMP.sub("", line))
+        first.setdefault(masked, line)
+        counts[masked] += 1
+    # Drain sees each masked line once: most lines are masked alike
+    clusters: dict[int, list[str]] = {}
+    for masked in first:
+        clusters.setdefault(drain.add_log_message(masked)[0].cluster_id, []).append(masked)
+    templates = {cluster.cluster_id: cluster.get_template() for cluster in drain.clusters}
+    return [_block(templates[number], sum(counts[m] for m in members), first[members[0]]) for number, members in clusters.items() if number in templates]
 
 
 def _masked(line: str) -> str:
