@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import mimetypes
+import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from aiokafka import TopicPartition
 
+from loom.sources import Source
 from runtime.cloudevents import headers
-from runtime.errors import SettingsError
 from runtime.kafka import MAX_MESSAGE_BYTES, consumer, producer
 from runtime.objects import Objects
 from runtime.project import Project
@@ -23,12 +22,6 @@ from schemas.events import Document, Event, Label, Request, RequestCompleted, Re
 from schemas.topics import COMPLETED, DOCUMENTS, LABELS, REQUESTS, result_topic
 
 INLINE_BYTES = MAX_MESSAGE_BYTES // 2
-MEDIA_TYPES = {
-    ".md": "text/markdown", ".markdown": "text/markdown", ".html": "text/html", ".htm": "text/html", ".txt": "text/plain", ".log": "text/x-log", ".pdf": "application/pdf",
-    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document", ".csv": "text/csv", ".json": "application/json", ".jsonl": "application/x-ndjson", ".ndjson": "application/x-ndjson",
-}  # fmt: skip
-XML_TYPES = {b"<mediawiki": "application/x-mediawiki+xml", b"<hibernate-generic": "application/x-confluence+xml"}
-SNIFFED_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +30,6 @@ class Answered:
 
     completed: RequestCompleted
     results: tuple[tuple[str, Result], ...]
-
-
-def media_type(path: Path) -> str:
-    """The media type that a file's name promises; of XML, what it begins with."""
-    if path.suffix.lower() == ".xml":
-        with path.open("rb") as file:
-            begin = file.read(SNIFFED_BYTES)
-        return next((kind for mark, kind in XML_TYPES.items() if mark in begin), "application/xml")
-    return MEDIA_TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-
-
-def files(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    """(doc_id, file) for every file in `paths`; hidden files and licence notes are left out. Raises SettingsError for a path that is not there."""
-    for path in paths:
-        if path.is_file():
-            yield path.name, path
-        elif path.is_dir():
-            for file in sorted(path.rglob("*")):
-                inside = file.relative_to(path)
-                if file.is_file() and not any(part.startswith(".") for part in inside.parts) and file.name not in ("SOURCE.md", "LICENSE"):
-                    yield f"{path.resolve().name}/{inside.as_posix()}", file
-        else:
-            raise SettingsError(f"nothing to publish at {path}: there is no such file or folder")
 
 
 class Client:
@@ -77,16 +47,21 @@ class Client:
     async def __aexit__(self, *exc: object) -> None:
         await self._producer.stop()
 
-    async def publish(self, paths: Iterable[Path], source: str = "files") -> AsyncIterator[str]:
-        """Publishes every file, its modification time as revision, so that the same tree twice changes nothing; yields doc ids."""
-        for doc_id, path in files(paths):
-            data = path.read_bytes()
-            check = None if len(data) <= INLINE_BYTES else await self._objects.put(f"inbox/{hashlib.sha256(data).hexdigest()}", data)
+    async def publish(self, documents: Iterable[Source], source: str = "files") -> AsyncIterator[str]:
+        """Publishes every document, when it was changed as its revision, so that the same tree twice changes nothing; yields doc ids."""
+        for one in documents:
+            content = await asyncio.to_thread(one.read)
+            inline = len(content.data) <= INLINE_BYTES
+            check = None if inline else await self._objects.put(f"inbox/{hashlib.sha256(content.data).hexdigest()}", content.data)
             document = Document(
-                doc_id=doc_id, revision=path.stat().st_mtime_ns, media_type=media_type(path), source=source, title=None, content=None if check else data, claim_check=check,
+                doc_id=one.doc_id, revision=content.revision, media_type=content.media_type, source=source, title=None, content=content.data if inline else None, claim_check=check,
             )  # fmt: skip
-            await self._send(DOCUMENTS.name, doc_id, doc_id, document)
-            yield doc_id
+            await self._send(DOCUMENTS.name, one.doc_id, one.doc_id, document)
+            yield one.doc_id
+
+    async def withdraw(self, doc_id: str, source: str = "files") -> None:
+        """Publishes the deletion of a document."""
+        await self._send(DOCUMENTS.name, doc_id, doc_id, Document(doc_id=doc_id, revision=time.time_ns(), media_type="", source=source, deleted=True))
 
     async def publish_labels(self, labels: Iterable[Label]) -> int:
         """Publishes labels, each id once; how many."""

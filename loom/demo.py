@@ -21,6 +21,7 @@ from rich.table import Table
 from loom.client import Answered, Client
 from loom.frames import Frames
 from loom.processes import codec_of
+from loom.sources import sources
 from loom.stack import Stack
 from loom.tally import Tally
 from loom.watch import Watch
@@ -67,7 +68,7 @@ class Demo:
             pool = await connect(settings.database.get_secret_value(), size=1)
             async with pool, Client(project, settings.broker, Objects(settings.objects_url), settings.prefix, codec_of(settings, project)) as client, Tally(project, settings) as tally:
                 with self._phase("publish", "Publishing documents and labels"):
-                    documents = [doc_id async for doc_id in client.publish(self.documents)]
+                    documents = [doc_id async for doc_id in client.publish(sources(map(str, self.documents)))]
                     labels = await client.publish_labels(Frames(self.frames).labels())
                 self.console.print(f"  {len(documents)} documents, {labels} labelled examples")
                 with self._phase("train", "Training as soon as there is enough: first the base on the documents, then adapters from it"):

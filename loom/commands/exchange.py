@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,31 +15,75 @@ import typer
 from loom.commands.common import AsJson, Broker, Data, Project, client_of, connected_settings
 
 
-def publish(paths: list[Path], project: Project = None, data: Data = None, broker: Broker = None, source: Annotated[str, typer.Option(help="The upstream's name.")] = "files", as_json: AsJson = False) -> None:
-    """Publish files and folders as documents; publishing the same tree twice changes nothing.
+def publish(
+    names: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders, patterns in quotes, web addresses; - is standard input.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Go on: publish what changes in the folders, withdraw what is deleted, until Ctrl-C.")] = False,
+    name: Annotated[str, typer.Option("--name", help="The document's id, for standard input.")] = "stdin.txt",
+    kind: Annotated[str | None, typer.Option("--type", help="Media type of all of them, instead of what their names promise.")] = None,
+    source: Annotated[str, typer.Option(help="The upstream's name.")] = "files",
+    project: Project = None,
+    data: Data = None,
+    broker: Broker = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish documents; publishing the same tree twice changes nothing.
 
-    Example: loom publish manuals/ notes.md
+    Example: loom publish manuals/ notes.md "logs/**/*.log" --watch
     """
+    from loom.sources import sources
+
+    given = list(sources(names, name, kind))
+    settings = connected_settings(project=project, data=data, broker=broker)
 
     async def run() -> list[str]:
         from rich.console import Console
         from rich.progress import Progress
 
-        from loom.client import files
-
-        settings = connected_settings(project=project, data=data, broker=broker)
-        total = sum(1 for _ in files(paths))
         async with client_of(settings) as client:
             with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-                bar = progress.add_task("publishing", total=total)
+                bar = progress.add_task("publishing", total=len(given))
                 published = []
-                async for doc_id in client.publish(paths, source):
+                async for doc_id in client.publish(given, source):
                     published.append(doc_id)
                     progress.update(bar, advance=1, description=doc_id[-40:])
+            if watch:
+                typer.echo(f"{len(published)} documents published, watching for changes", err=True)
+                published += await _follow(client, [Path(folder) for folder in names if Path(folder).is_dir()], source, kind)
         return published
 
     published = asyncio.run(run())
     typer.echo(json.dumps({"documents": published}) if as_json else f"{len(published)} documents published")
+
+
+async def _follow(client: Any, folders: Sequence[Path], source: str, kind: str | None) -> list[str]:
+    """Publishes what changes in `folders` until Ctrl-C; what it published."""
+    from watchfiles import Change, awatch
+
+    from loom.sources import Source, is_published
+    from runtime.errors import SettingsError
+
+    if not folders:
+        raise SettingsError("--watch follows folders: name one")
+    roots = [folder.resolve() for folder in folders]
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    published = []
+    async for changes in awatch(*roots, stop_event=stop):
+        for change, place in sorted(changes, key=lambda one: one[1]):
+            path = Path(place)
+            root = next(root for root in roots if path.is_relative_to(root))
+            inside = path.relative_to(root)
+            doc_id = f"{root.name}/{inside.as_posix()}"
+            if not is_published(inside):
+                continue
+            if change is Change.deleted and not path.exists():
+                await client.withdraw(doc_id, source)
+                typer.echo(f"withdrawn {doc_id}", err=True)
+            elif path.is_file():
+                published += [done async for done in client.publish([Source(doc_id, path, kind)], source)]
+                typer.echo(f"published {doc_id}", err=True)
+    return published
 
 
 def ask(text: str, adapter: Annotated[str | None, typer.Option("--adapter", help="Skip the router: adapter, adapter@version or adapter@base.")] = None, context: Annotated[list[str] | None, typer.Option("--context", help="NAME=VALUE that the answer may use, NAME=@FILE for a file's text; `passage` is what a chat adapter reads.")] = None, project: Project = None, data: Data = None, broker: Broker = None, as_json: AsJson = False) -> None:

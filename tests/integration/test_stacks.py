@@ -28,14 +28,14 @@ DOCUMENTS = EXAMPLE.parent / "docs"
 def published(system: Live, document: str) -> set[str]:
     """The doc ids that arrive after `document` was published."""
     assert system.loom("publish", str(DOCUMENTS / document)).returncode == 0
-    system._until(lambda: document in {r.doc_id for r in system.read("revisions", Revision)}, 60, "a revision")
+    system._until(lambda: f"docs/{document}" in {r.doc_id for r in system.read("revisions", Revision)}, 60, "a revision")
     return {r.doc_id for r in system.read("revisions", Revision)}
 
 
 def test_two_stacks_side_by_side_and_a_third_on_their_services() -> None:
     with running(EXAMPLE) as first, running(EXAMPLE) as second:
-        assert published(first, "hub.md") == {"hub.md"}
-        assert published(second, "locks.md") == {"locks.md"}
+        assert published(first, "hub.md") == {"docs/hub.md"}
+        assert published(second, "locks.md") == {"docs/locks.md"}
         refused = first.loom("up")
         assert (refused.returncode, "another stack runs on" in refused.stderr) == (2, True), refused.stderr
         known = json.loads((first.data / "connection.json").read_text())
@@ -55,8 +55,8 @@ def test_two_stacks_side_by_side_and_a_third_on_their_services() -> None:
             done = subprocess.run([sys.executable, "-m", "loom", "publish", str(DOCUMENTS / "energy.md")], env=environment, cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             first._until(lambda: first.read("third.revisions", Revision), 60, "a revision of the third stack")
-            assert {r.doc_id for r in first.read("third.revisions", Revision)} == {"energy.md"}
-            assert {r.doc_id for r in first.read("revisions", Revision)} == {"hub.md"}
+            assert {r.doc_id for r in first.read("third.revisions", Revision)} == {"docs/energy.md"}
+            assert {r.doc_id for r in first.read("revisions", Revision)} == {"docs/hub.md"}
         finally:
             third.send_signal(signal.SIGINT)
             assert third.wait(60) == 0
@@ -83,4 +83,4 @@ def test_what_a_killed_loom_up_leaves_ends_by_itself_and_the_next_one_goes_on() 
         _, alive = psutil.wait_procs(workers, timeout=40)
         assert [process.cmdline() for process in alive] == []
         system.start()
-        assert published(system, "locks.md") == {"hub.md", "locks.md"}
+        assert published(system, "locks.md") == {"docs/hub.md", "docs/locks.md"}

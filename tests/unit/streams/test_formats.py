@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loom.client import media_type
 from runtime.errors import InvalidInput
 from streams.parse import PARSERS, parse
 from tests.support.pdf import pdf_of
@@ -160,12 +158,3 @@ def test_damage_is_met_with_blocks_or_a_clear_error(media: str, draw: st.DataObj
         found = []
         said = str(error)
     assert found or said
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [("a.DOCX", b"", WORD), ("a.log", b"", "text/x-log"), ("a.xml", b'<?xml version="1.0"?>\n<mediawiki xml:lang="en">', "application/x-mediawiki+xml"), ("a.xml", b"<svg/>", "application/xml")],
-)
-def test_media_types_are_told_by_name_and_of_xml_by_its_beginning(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    assert media_type(tmp_path / name) == expected
