@@ -32,12 +32,12 @@ def chunk(blocks: Sequence[Block], budget_tokens: int, count_tokens: CountTokens
     """
     chunks: list[ChunkText] = []
     for path, section in _sections(blocks):
-        held: list[tuple[str, int | None]] = []
-        for text, page in _pieces(section, budget_tokens, count_tokens):
+        held: list[tuple[str, Block]] = []
+        for text, block in _pieces(section, budget_tokens, count_tokens):
             if held and count_tokens(_join([t for t, _ in held] + [text])) > budget_tokens:
                 chunks.append(_close(held, path, count_tokens))
                 held = []
-            held.append((text, page))
+            held.append((text, block))
         if held:
             chunks.append(_close(held, path, count_tokens))
     return chunks
@@ -59,13 +59,13 @@ def _sections(blocks: Sequence[Block]) -> Iterator[tuple[tuple[str, ...], list[B
         yield tuple(title for _, title in path), section
 
 
-def _pieces(section: Sequence[Block], budget: int, count: CountTokens) -> Iterator[tuple[str, int | None]]:
+def _pieces(section: Sequence[Block], budget: int, count: CountTokens) -> Iterator[tuple[str, Block]]:
     for block in section:
         text = block.markdown()
         if count(text) <= budget or block.kind in (BlockKind.TABLE, BlockKind.CODE):
-            yield text, block.page
+            yield text, block
         else:
-            yield from ((part, block.page) for part in split(text, budget, count))
+            yield from ((part, block) for part in split(text, budget, count))
 
 
 def split(text: str, budget: int, count: CountTokens) -> Iterator[str]:
@@ -98,7 +98,7 @@ def _join(texts: Sequence[str]) -> str:
     return "\n\n".join(texts)
 
 
-def _close(held: Sequence[tuple[str, int | None]], path: tuple[str, ...], count: CountTokens) -> ChunkText:
-    pages = [page for _, page in held if page is not None]
+def _close(held: Sequence[tuple[str, Block]], path: tuple[str, ...], count: CountTokens) -> ChunkText:
+    pages = [page for _, block in held for page in (block.page, block.page_last) if page is not None]
     text = _join([t for t, _ in held])
     return ChunkText(text, path, min(pages, default=None), max(pages, default=None), count(text))

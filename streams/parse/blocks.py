@@ -18,12 +18,13 @@ class BlockKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A piece of a document in reading order. `level` is a heading's, from 1; `page` counts from 1, None without pages."""
+    """A piece of a document in reading order. `level` is a heading's, from 1; `page` counts from 1, None without pages; `page_last` where it ends on a later one."""
 
     kind: BlockKind
     text: str
     level: int = 0
     page: int | None = None
+    page_last: int | None = None
 
     def markdown(self) -> str:
         """The block as Markdown."""

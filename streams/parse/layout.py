@@ -21,6 +21,9 @@ BROKEN = re.compile(r"(\w+)(?:\ufffe|\u0002|[-\u2010\u2011]\n)\s?(\w+)")
 JOINED = "\ufffe"
 """Where pdfium has joined two lines at a hyphen."""
 WORD = re.compile(r"\w+(?:-\w+)*")
+SENTENCES = re.compile(r"\w{3,}[.!?]\s+[A-Z].*\w|(?:\w+\W+){6,}\w+\.$")
+"""Several sentences, or a long one with its full stop."""
+MIN_OVERLEAF_CHARACTERS = 60
 BIGGER = 1.12
 MAX_HEADING_CHARACTERS = 140
 HEADING_LINES = 3
@@ -60,7 +63,7 @@ def blocks(lines: Sequence[Line], outline: Sequence[Entry] = ()) -> list[Block]:
     headed = _headings(kept, outline, body)
     spacing = _spacing(kept)
     found = [block for level, group in groupby(headed, key=lambda pair: pair[1] > 0) for block in (_titles(list(group)) if level else _paragraphs([line for line, _ in group], spacing))]
-    return _mended(found)
+    return _mended(_over_pages(found))
 
 
 def without_furniture(lines: Sequence[Line]) -> list[Line]:
@@ -139,7 +142,9 @@ def _bare(text: str) -> str:
 def _titles(found: Sequence[tuple[Line, int]]) -> Iterator[Block]:
     """Headings: neighbours of one level and size on one page are one."""
     for (level, _, page), group in groupby(found, key=lambda pair: (pair[1], round(pair[0].size, 1), pair[0].page)):
-        yield Block(BlockKind.HEADING, " ".join(" ".join(line.text for line, _ in group).split()), level, page)
+        text = " ".join(" ".join(line.text for line, _ in group).split())
+        # what a figure says in big letters is no heading
+        yield Block(BlockKind.TEXT, text, page=page) if SENTENCES.search(text) else Block(BlockKind.HEADING, text, level, page)
 
 
 def _spacing(lines: Sequence[Line]) -> Mapping[float, float]:
@@ -188,6 +193,19 @@ def _paragraph(lines: Sequence[Line]) -> Block:
     if bullet := BULLET.match(text):
         return Block(BlockKind.LIST_ITEM, text[bullet.end() :], page=lines[0].page)
     return Block(BlockKind.TEXT, text, page=lines[0].page)
+
+
+def _over_pages(found: Sequence[Block]) -> list[Block]:
+    """A sentence that goes on overleaf makes one block of two."""
+    joined: list[Block] = []
+    for block in found:
+        before = joined[-1] if joined else None
+        overleaf = before and before.page is not None and block.page == (before.page_last or before.page) + 1 and len(before.text) > MIN_OVERLEAF_CHARACTERS
+        if before and overleaf and block.kind is BlockKind.TEXT and before.kind in (BlockKind.TEXT, BlockKind.LIST_ITEM) and block.text[0].islower() and before.text[-1] not in ".!?:;":
+            joined[-1] = replace(before, text=f"{before.text}\n{block.text}", page_last=block.page)
+        else:
+            joined.append(block)
+    return joined
 
 
 def _mended(found: Sequence[Block]) -> list[Block]:

@@ -76,6 +76,16 @@ def test_a_second_column_goes_on_with_the_sentence_of_the_first() -> None:
     assert kinds(found)[0] == ("text", 0, "The first column ends in the middle of a sentence. Then more.")
 
 
+def test_a_sentence_goes_on_overleaf() -> None:
+    (whole, next_one) = blocks([*page(1, "The outlet valve of the second boiler in the cellar", "opens at three"), *page(2, "bar, and closes at one."), *page(2, "Then more.", top=600)])
+    assert (whole.text, whole.page, whole.page_last, next_one.page) == ("The outlet valve of the second boiler in the cellar opens at three bar, and closes at one.", 1, 2, 2)
+
+
+def test_what_a_figure_says_in_big_letters_is_no_heading() -> None:
+    found = blocks([*page(1, "Sorry, I can only answer that. Ask again", size=20), *page(1, "Figure 1 shows an exchange of words.", "It is long.", top=600)])
+    assert [b[0] for b in kinds(found)] == ["text", "text"]
+
+
 def test_leaders_of_a_contents_page_are_left_out() -> None:
     assert [b.text for b in blocks(page(1, "Introduction . . . . . . . . 7", "Real text."))] == ["Real text."]
 
