@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 
 import asyncpg
 import structlog
@@ -55,37 +54,23 @@ async def pool_of(settings: Settings) -> asyncpg.Pool:
     return await connect(database_of(settings))
 
 
-def token_counter(base_folder: str) -> Callable[[str], int]:
-    """Counts text in the base's tokens."""
-    path = Path(base_folder) / "tokenizer.json"
-    if path.exists():
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(path))
-        return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
-    from transformers import AutoTokenizer
-
-    slow = AutoTokenizer.from_pretrained(base_folder)
-    return lambda text: len(slow.encode(text, add_special_tokens=False))
-
-
 async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     from streams.chunk import ChunkStage
     from streams.context import Context
     from streams.format import FormatStage, LabelStage
     from streams.intake import Intake
-    from streams.parse.pool import ParserPool
+    from streams.pool import CutterPool
     from streams.shell import StreamShell
     from streams.synth import SynthStage, offline_teacher, remote_teacher
 
     project = load_project(settings.project)
     pool = await pool_of(settings)
     codec = codec_of(settings, project)
-    context = Context(project, codec, PostgresKeys(pool), Objects(settings.objects_url), pool, token_counter(project.base_folder), settings.prefix)
+    context = Context(project, codec, PostgresKeys(pool), Objects(settings.objects_url), pool, settings.prefix)
     stages: list[Stage]
-    parsers = ParserPool() if name == "chunk" else None
-    if parsers:
-        stages = [Intake(context), ChunkStage(context, parsers)]
+    cutters = CutterPool() if name == "chunk" else None
+    if cutters:
+        stages = [Intake(context), ChunkStage(context, cutters)]
     elif name == "synth":
         key = settings.teacher_key.get_secret_value() if settings.teacher_key else ""
         teacher = remote_teacher(settings.teacher_url, settings.teacher_model, key) if settings.teacher_url else offline_teacher()
@@ -104,8 +89,8 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     await shell.start()
     await stop.wait()
     await shell.stop()
-    if parsers:
-        await asyncio.to_thread(parsers.close)
+    if cutters:
+        await asyncio.to_thread(cutters.close)
     await pool.close()
 
 

@@ -125,11 +125,20 @@ class Adapter(_Table):
         return TaskSpec(self.task, self.labels, tuple(self.declared_tools), self.quote, self.shortlist)
 
 
+class Documents(_Table):
+    """What is done with documents before they are learned from."""
+
+    pii: Literal["off", "tag", "redact", "pseudonymise"] = Field(
+        default="off", description="Personal data that has a form (mail and network addresses, phone, card, account and social security numbers): left, counted, replaced by its kind, or by a pseudonym."
+    )
+
+
 class Project(_Table):
     """The whole file. `root` is its folder."""
 
     root: Path = Path()
     base: Base = Base()
+    documents: Documents = Documents()
     adapters: dict[Name, Adapter] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -172,7 +181,7 @@ def load_project(path: Path) -> Project:
         raise SettingsError("\n".join(f"{path}: {_fault(e)}" for e in error.errors())) from error
 
 
-_FIELDS = {name for table in (Project, Base, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
+_FIELDS = {name for table in (Project, Base, Documents, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
 
 
 def _fault(error: Any) -> str:

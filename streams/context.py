@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import asyncpg
@@ -25,7 +24,6 @@ class Context:
     keys: KeyStore
     objects: Objects
     pool: asyncpg.Pool
-    count_tokens: Callable[[str], int]
     prefix: str = ""
 
     def outgoing(self, stage: str, topic: str, key: str, event_id: str, event: Event, parent: Record) -> Outgoing:

@@ -13,10 +13,10 @@ from typing import Any
 
 from loom.bench.compare import Row, rate, take_turns
 from runtime.errors import SettingsError
+from streams.cut import BUDGET_TOKENS, normalised, token_counter
 from streams.twins import MIN_WORDS, PERMUTATIONS, THRESHOLD, WORD, Claim, Index, Print, Twin, prints, runs
 
 SECRET = b"benchmark" * 4
-BUDGET_TOKENS = 256
 DOCUMENT_CHUNKS = 20
 
 
@@ -51,7 +51,7 @@ def judged(folder: Path, pairs: Sequence[dict[str, str]], count_tokens: Any) -> 
     for edition in (older, newer):
         for row in pairs:
             texts = [c.text for c in chunk(parse("text/markdown", (folder / edition / row["path"]).read_bytes()), BUDGET_TOKENS, count_tokens)]
-            found = prints(texts, [" ".join(text.split()).casefold() for text in texts], SECRET)
+            found = prints(texts, [normalised(text) for text in texts], SECRET)
             for ordinal, (text, own) in enumerate(zip(texts, found, strict=True)):
                 chunk_id = f"{edition}/{row['path']}#{ordinal}"
                 twin = index.twin(own)
@@ -172,11 +172,8 @@ def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
 
 def dedup(folder: Path, quick: bool) -> list[Row]:
     """All rows; `quick` takes a tenth of the chunks for what is timed. Raises SettingsError where `folder` holds no pairs."""
-    from runtime.tasks.prompt import load_tokenizer
-
-    tokenizer = load_tokenizer(str(Path(__file__).parents[2] / "models" / "base"))
     pairs = editions(folder)
-    pieces = judged(folder, pairs, lambda text: len(tokenizer.encode(text, add_special_tokens=False)))
+    pieces = judged(folder, pairs, token_counter(str(Path(__file__).parents[2] / "models" / "base")))
     recall, precision = accuracy(pieces)
     texts = [p.text for p in pieces if p.print.bands]
     rounds = 5

@@ -63,3 +63,5 @@ class Chunk:
     status: ChunkStatus
     twin_id: str | None = None
     similarity: float | None = None
+    language: str | None = None
+    pii: Mapping[str, int] = field(default_factory=dict)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
+
+from ftfy import fix_text
 
 from runtime.errors import InvalidInput
 from streams.parse.blocks import Block, BlockKind
@@ -48,7 +51,7 @@ def parse(media_type: str, data: bytes) -> list[Block]:
     if parser is None:
         raise InvalidInput(f"no parser for {media_type}: one of {', '.join(PARSERS)}")
     try:
-        blocks = [block for block in parser(data) if block.text.strip()]
+        blocks = [replace(block, text=_repaired(block.text)) for block in parser(data) if block.text.strip()]
     except (InvalidInput, MemoryError):
         raise
     except Exception as error:  # what libraries raise at damaged input is no bug of ours, and another attempt would end alike
@@ -56,6 +59,11 @@ def parse(media_type: str, data: bytes) -> list[Block]:
     if not blocks:
         raise InvalidInput(f"no text found in {len(data)} bytes of {media_type}")
     return blocks
+
+
+def _repaired(text: str) -> str:
+    """Text with broken Unicode put right."""
+    return text if text.isascii() else fix_text(text)
 
 
 __all__ = ["PARSERS", "Block", "BlockKind", "parse"]

@@ -21,7 +21,7 @@ from streams.chunk import ChunkStage
 from streams.context import Context
 from streams.format import FormatStage, LabelStage
 from streams.intake import Intake
-from streams.parse.pool import ParserPool
+from streams.pool import CutterPool
 from streams.shell import StreamShell
 from streams.synth import SynthStage, Teacher
 from tests.support.kafka import publish, read_all
@@ -68,9 +68,9 @@ async def streams(broker: str, database: str, folder: Path, teacher: Teacher) ->
     pool = await connect(database)
     for table in ("document_revisions", "document_chunks", "chunk_claims", "cut_revisions", "teacher_units"):
         await pool.execute(f"TRUNCATE {table}")
-    context = Context(project, CODEC, PostgresKeys(pool), Objects((folder / "objects").as_uri()), pool, lambda text: len(text.split()), prefix)
-    parsers = ParserPool(workers=1)
-    stages: Sequence[object] = [Intake(context), ChunkStage(context, parsers), SynthStage(context, teacher), LabelStage(context), FormatStage(context)]
+    context = Context(project, CODEC, PostgresKeys(pool), Objects((folder / "objects").as_uri()), pool, prefix)
+    cutters = CutterPool(workers=1)
+    stages: Sequence[object] = [Intake(context), ChunkStage(context, cutters), SynthStage(context, teacher), LabelStage(context), FormatStage(context)]
     fatal: list[BaseException] = []
     shell = StreamShell(f"{prefix}all", broker, stages, folder=folder / "faust", on_fatal=fatal.append, prefix=prefix)  # type: ignore[arg-type]
     await shell.start()
@@ -78,6 +78,6 @@ async def streams(broker: str, database: str, folder: Path, teacher: Teacher) ->
         yield System(broker, prefix, context)
     finally:
         await shell.stop()
-        parsers.close()
+        cutters.close()
         await pool.close()
     assert fatal == []

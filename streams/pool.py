@@ -1,4 +1,4 @@
-"""Parsers in processes of their own: one that hangs, dies or eats the memory costs its document, and nobody else waits."""
+"""Documents are cut in processes of their own: a parser that hangs, dies or eats the memory costs its document, and nobody else waits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from concurrent.futures import TimeoutError as TimedOut
 from pebble import ProcessExpired, ProcessPool
 
 from runtime.errors import InvalidInput
-from streams.parse import Block, parse
+from streams.cut import Cutting, Piece, cut
 
 WORKERS = 2
 TIMEOUT_SECONDS = 120.0
@@ -23,26 +23,26 @@ DOCUMENTS_A_PROCESS = 500
 ATTEMPTS = 2
 """A process may have died of something else than its document."""
 
-ParseDocument = Callable[[str, bytes], list[Block]]
+CutDocument = Callable[[str, bytes, Cutting], list[Piece]]
 
 
-class ParserPool:
-    """Parses a few documents at once. Raises what `parse` raises; see `parse` for more."""
+class CutterPool:
+    """Cuts a few documents at once."""
 
-    def __init__(self, parse_document: ParseDocument = parse, workers: int = WORKERS, timeout_seconds: float = TIMEOUT_SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(self, cut_document: CutDocument = cut, workers: int = WORKERS, timeout_seconds: float = TIMEOUT_SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        self._parse, self._timeout = parse_document, timeout_seconds
+        self._cut, self._timeout = cut_document, timeout_seconds
         self._pool = ProcessPool(max_workers=workers, max_tasks=DOCUMENTS_A_PROCESS, initializer=_confine, initargs=[memory_bytes], context=context)
 
-    async def parse(self, media_type: str, data: bytes) -> list[Block]:
-        """The blocks of a document; a parser is stopped where this is cancelled.
+    async def cut(self, media_type: str, data: bytes, how: Cutting) -> list[Piece]:
+        """The pieces of a document; what is cancelled is stopped.
 
         Raises:
-            InvalidInput: as `parse` does, and where its parser takes too long, too much memory, or dies.
+            InvalidInput: as `cut` does, and where its parser takes too long, too much memory, or dies.
         """
         for attempt in range(ATTEMPTS):
             try:
-                found: list[Block] = await asyncio.wrap_future(self._pool.schedule(self._parse, args=[media_type, data], timeout=self._timeout))
+                found: list[Piece] = await asyncio.wrap_future(self._pool.schedule(self._cut, args=[media_type, data, how], timeout=self._timeout))
             except TimedOut as error:
                 raise InvalidInput(f"the parser of {media_type} did not end within {self._timeout:.0f} s") from error
             except MemoryError as error:
