@@ -17,13 +17,12 @@ from ftfy import fix_text
 
 from runtime.errors import InvalidInput
 from streams.parse.blocks import Block, BlockKind
+from streams.parse.dialects import plain_markdown
 
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("SCARF_NO_ANALYTICS", "true")
 os.environ.setdefault("UNSTRUCTURED_DISABLE_NOTICE", "1")
 
-FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
-FRONT_TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
 TEMPLATE = re.compile(r"<script[^>]*type=\"text/x-handlebars-template\"[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
 KINDS = {"Title": BlockKind.HEADING, "ListItem": BlockKind.LIST_ITEM, "Table": BlockKind.TABLE, "CodeSnippet": BlockKind.CODE}
 OLE = b"\xd0\xcf\x11\xe0"
@@ -58,12 +57,9 @@ def markdown(data: bytes) -> list[Block]:
     _offline()
     from unstructured.partition.md import partition_md
 
-    source = decode(data)
-    front = FRONT_MATTER.match(source)
-    title = FRONT_TITLE.search(front.group(1)) if front else None
-    body = source[front.end() :] if front else source
+    title, body = plain_markdown(decode(data))
     blocks = _blocks(partition_md(text=body)) if body.strip() else []
-    return [Block(BlockKind.HEADING, title.group(1), 1), *blocks] if title else blocks
+    return [Block(BlockKind.HEADING, title, 1), *blocks] if title else blocks
 
 
 def html(data: bytes) -> list[Block]:
