@@ -23,7 +23,7 @@ for command in (
     system.up, system.demo, system.worker, exchange.publish, exchange.ask, state.adapters, state.runs, state.status, state.doctor, declared.contract, declared.init,
 ):  # fmt: skip
     app.command()(command)
-app.add_typer(_group("Benchmarks.", quality=bench.quality, router=bench.router, dedup=bench.dedup), name="bench")
+app.add_typer(_group("Benchmarks.", quality=bench.quality, router=bench.router, dedup=bench.dedup, parse=bench.parse), name="bench")
 app.add_typer(_group("The topic catalogue.", apply=declared.apply), name="topics")
 app.add_typer(_group("Records that could not be processed.", list=dlq.list_, show=dlq.show), name="dlq")
 

@@ -81,6 +81,21 @@ def dedup(
     show("dedup", measure(pairs, quick), json_file)
 
 
+def parse(
+    documents: Annotated[Path, typer.Option("--documents", help="A folder of PDFs, HTML or Markdown.")],
+    quick: Quick = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Parse a folder with our parsers and with plain unstructured, by turns: speed, and whose text is whole.
+
+    Example: loom bench parse --documents docs-pdf --quick
+    """
+    from loom.bench.compare import show
+    from loom.bench.parse import parse_rows
+
+    show("parse", parse_rows(documents, quick), json_file)
+
+
 def _print_scores(scores: Any, as_json: bool) -> None:
     """Scores as a table or as JSON."""
     from rich.console import Console

@@ -30,7 +30,7 @@ LEFT_OUT = {"Header", "Footer", "PageBreak", "PageNumber", "Image"}
 
 
 @cache
-def _offline() -> None:
+def offline() -> None:
     """Puts the blank pipeline where unstructured looks for its model."""
     import spacy
     from unstructured.nlp import tokenize
@@ -54,7 +54,7 @@ def decode(data: bytes) -> str:
 
 def markdown(data: bytes) -> list[Block]:
     """Blocks of a Markdown document; a title in its front matter becomes the first heading."""
-    _offline()
+    offline()
     from unstructured.partition.md import partition_md
 
     title, body = plain_markdown(decode(data))
@@ -64,7 +64,7 @@ def markdown(data: bytes) -> list[Block]:
 
 def html(data: bytes) -> list[Block]:
     """Blocks of an HTML page; a body that sits in a template script is taken out of it."""
-    _offline()
+    offline()
     from unstructured.partition.html import partition_html
 
     source = decode(data)
@@ -74,7 +74,7 @@ def html(data: bytes) -> list[Block]:
 
 def docx(data: bytes) -> list[Block]:
     """Blocks of a Word document. Raises InvalidInput for a file that is none."""
-    _offline()
+    offline()
     from unstructured.partition.docx import partition_docx
 
     try:
@@ -86,7 +86,7 @@ def docx(data: bytes) -> list[Block]:
 
 def text(data: bytes) -> list[Block]:
     """Paragraphs of plain text."""
-    _offline()
+    offline()
     from unstructured.partition.text import partition_text
 
     return [Block(BlockKind.LIST_ITEM if e.category == "ListItem" else BlockKind.TEXT, e.text) for e in partition_text(text=decode(data))]
