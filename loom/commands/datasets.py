@@ -1,0 +1,85 @@
+"""`loom snapshot` and `loom diff`: datasets as files, and what differs between two."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loom.commands.common import AsJson, Broker, Data, Database, Project, connected_settings
+
+At = Annotated[str, typer.Option("--at", help="now, a time such as 2026-01-31T12:00:00+00:00, or a version such as chat@3.")]
+
+
+def snapshot(
+    dataset: Annotated[str, typer.Argument(help="An adapter, cpt, preferences, or a version such as chat@3: what it was trained on.")],
+    out: Annotated[Path, typer.Option("--out", help="An empty folder for the files.")],
+    at: At = "now",
+    project: Project = None,
+    data: Data = None,
+    broker: Broker = None,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a dataset as Parquet with a dataset card; it loads with the `datasets` library.
+
+    Example: loom snapshot chat --at chat@3 --out chat-3
+    """
+    from loom.exports import snapshot as export
+    from loom.processes import database_of
+    from runtime.database import connect
+    from runtime.sealing import PostgresKeys
+
+    settings = connected_settings(project=project, data=data, broker=broker, database=database)
+
+    async def run() -> dict[str, Any]:
+        exporter, tasks = _exporter(settings)
+        pool = await connect(database_of(settings), size=1)
+        try:
+            moment = await exporter.moment(dataset, at)
+            return await export(exporter, PostgresKeys(pool), moment, out, tasks.get(moment.name, moment.name))
+        finally:
+            await pool.close()
+
+    manifest = asyncio.run(run())
+    rows = ", ".join(f"{f['rows']} {f['split']}" for f in manifest["files"].values())
+    typer.echo(json.dumps(manifest) if as_json else f"{manifest['dataset']} at {manifest['at']}: {rows} examples in {out}")
+
+
+def diff(before: str, after: str, project: Project = None, data: Data = None, broker: Broker = None, as_json: AsJson = False) -> None:
+    """Name each example that came or went between two versions' datasets, and why.
+
+    Example: loom diff chat@3 chat@4
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    settings = connected_settings(project=project, data=data, broker=broker)
+
+    async def run() -> Any:
+        exporter, _ = _exporter(settings)
+        return await exporter.differences(await exporter.moment(before), await exporter.moment(after))
+
+    changes = asyncio.run(run())
+    if as_json:
+        typer.echo(json.dumps([asdict(change) for change in changes]))
+        return
+    table = Table("example", "change", "why", "document")
+    for change in changes:
+        table.add_row(change.example_id, change.change, change.why, change.doc_id or "-")
+    Console().print(table)
+    typer.echo(f"{sum(c.change == 'came' for c in changes)} came, {sum(c.change == 'went' for c in changes)} went")
+
+
+def _exporter(settings: Any) -> tuple[Any, dict[str, str]]:
+    """An exporter of the system, and each adapter's task."""
+    from loom.exports import Exporter
+    from loom.processes import codec_of
+    from runtime.project import load_project
+
+    project = load_project(settings.project)
+    return Exporter(project, settings.broker, codec_of(settings, project), settings.prefix), {name: adapter.task for name, adapter in project.adapters.items()}
