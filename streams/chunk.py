@@ -83,7 +83,7 @@ def _chunk(revision: Revision, candidate: Candidate, piece: Piece, twin: Twin | 
         heading_path=seal(key, chunk_id + ":path", " > ".join(cut.heading_path)), page_first=cut.page_first, page_last=cut.page_last,
         token_count=cut.token_count, content_hash=candidate.print.content_hash, status=ChunkStatus.DUPLICATE if twin else ChunkStatus.LIVE,
         twin_id=twin.chunk_id if twin else None, similarity=twin.similarity if twin else None,
-        language=piece.language, pii=piece.pii,
+        language=piece.language, pii=piece.pii, overlap=cut.overlap,
     )  # fmt: skip
 
 

@@ -10,37 +10,52 @@ from streams.parse.blocks import Block, BlockKind
 
 CountTokens = Callable[[str], int]
 SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+")
+OVERLAP_TOKENS = 40
+"""At most so much of a section's last sentence is said again where the section is cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkText:
-    """A chunk before it has ids: Markdown, the headings above it, the pages it spans, its length in tokens."""
+    """A chunk before it has ids: Markdown, the headings above it, the pages it spans, its length in tokens; its first
+    `overlap` characters are the end of the chunk before."""
 
     text: str
     heading_path: tuple[str, ...]
     page_first: int | None
     page_last: int | None
     token_count: int
+    overlap: int = 0
 
 
 def chunk(blocks: Sequence[Block], budget_tokens: int, count_tokens: CountTokens) -> list[ChunkText]:
     """The chunks of a document.
 
     Blocks under one heading fill a chunk up to `budget_tokens`; a block that alone exceeds it is cut at sentence ends,
-    then at words. A heading's text is in the path of its chunks, not in their text. Joined in order, the chunks'
-    words are the words of the non-heading blocks.
+    then at words. Where a section is cut, the next chunk begins with the last sentence of the one before, if it is short. A heading's
+    text is in the path of its chunks, not in their text. Joined in order without their overlaps, the chunks' words are the words
+    of the non-heading blocks.
     """
     chunks: list[ChunkText] = []
     for path, section in _sections(blocks):
         held: list[tuple[str, Block]] = []
+        said = ""
         for text, block in _pieces(section, budget_tokens, count_tokens):
-            if held and count_tokens(_join([t for t, _ in held] + [text])) > budget_tokens:
-                chunks.append(_close(held, path, count_tokens))
+            if held and count_tokens(_join([said, *(t for t, _ in held), text])) > budget_tokens:
+                chunks.append(_close(held, said, path, count_tokens))
+                said = _said_again(*held[-1], text, budget_tokens, count_tokens)
                 held = []
             held.append((text, block))
         if held:
-            chunks.append(_close(held, path, count_tokens))
+            chunks.append(_close(held, said, path, count_tokens))
     return chunks
+
+
+def _said_again(text: str, block: Block, following: str, budget: int, count: CountTokens) -> str:
+    """The last sentence of a chunk, where it is prose, not all of it, short, and leaves room for what follows."""
+    if block.kind in (BlockKind.TABLE, BlockKind.CODE):
+        return ""
+    *before, last = SENTENCE_END.split(text)
+    return last if before and last.strip() and count(last) <= OVERLAP_TOKENS and count(_join([last, following])) <= budget else ""
 
 
 def _sections(blocks: Sequence[Block]) -> Iterator[tuple[tuple[str, ...], list[Block]]]:
@@ -95,10 +110,11 @@ def _by_words(sentence: str, budget: int, count: CountTokens) -> Iterator[str]:
 
 
 def _join(texts: Sequence[str]) -> str:
-    return "\n\n".join(texts)
+    return "\n\n".join(text for text in texts if text)
 
 
-def _close(held: Sequence[tuple[str, Block]], path: tuple[str, ...], count: CountTokens) -> ChunkText:
+def _close(held: Sequence[tuple[str, Block]], said: str, path: tuple[str, ...], count: CountTokens) -> ChunkText:
     pages = [page for _, block in held for page in (block.page, block.page_last) if page is not None]
-    text = _join([t for t, _ in held])
-    return ChunkText(text, path, min(pages, default=None), max(pages, default=None), count(text))
+    own = _join([t for t, _ in held])
+    text = _join([said, own])
+    return ChunkText(text, path, min(pages, default=None), max(pages, default=None), count(text), len(text) - len(own))

@@ -62,11 +62,13 @@ def language(text: str) -> str:
 
 
 def _protected(text: ChunkText, how: Cutting, count: Callable[[str], int]) -> tuple[ChunkText, Mapping[str, int]]:
-    body, found = protect(text.text, how.pii, how.secret)
+    said, _ = protect(text.text[: text.overlap], how.pii, how.secret)
+    own, found = protect(text.text[text.overlap :], how.pii, how.secret)
+    body = said + own
     paths = [protect(title, how.pii, how.secret) for title in text.heading_path]
     if body == text.text and all(title == old for (title, _), old in zip(paths, text.heading_path, strict=True)):
         return text, found
-    return replace(text, text=body, heading_path=tuple(title for title, _ in paths), token_count=count(body)), found
+    return replace(text, text=body, heading_path=tuple(title for title, _ in paths), token_count=count(body), overlap=len(said)), found
 
 
 @cache

@@ -103,8 +103,9 @@ class SynthStage:
             raise InvalidInput(f"chunk {chunk.chunk_id} is live and has no text")
         key = await self._context.keys.key(document_owner(chunk.doc_id))
         text, heading = unseal(key, chunk.chunk_id, chunk.text), unseal(key, chunk.chunk_id + ":path", chunk.heading_path)
-        made = [self._example(chunk, CPT, CPT, CPT_VERSION, 0, {}, {"text": f"{heading}\n\n{text}" if heading else text}, key, text, chunk.doc_id)]
-        pairs = await self._questions(chunk, text, heading, key) if self._chat else []
+        own = text[chunk.overlap :]  # nothing is learned, or asked about, twice
+        made = [self._example(chunk, CPT, CPT, CPT_VERSION, 0, {}, {"text": f"{heading}\n\n{own}" if heading else own}, key, text, chunk.doc_id)]
+        pairs = await self._questions(chunk, own, heading, key) if self._chat else []
         for adapter in self._chat:
             for ordinal, pair in enumerate(pairs):
                 given = {"question": pair.question} | ({"passage": text} if ordinal % 2 == 0 else {})  # open and closed book by turns

@@ -65,3 +65,4 @@ class Chunk:
     similarity: float | None = None
     language: str | None = None
     pii: Mapping[str, int] = field(default_factory=dict)
+    overlap: int = 0

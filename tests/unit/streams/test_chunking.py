@@ -26,7 +26,7 @@ def count(text: str) -> int:
 def test_joined_chunks_are_the_text(blocks: list[Block], budget: int) -> None:
     chunks = chunk(blocks, budget, count)
     words = [word for b in blocks if b.kind is BlockKind.TEXT for word in b.text.split()]
-    assert [word for c in chunks for word in c.text.split()] == words
+    assert [word for c in chunks for word in c.text[c.overlap :].split()] == words
 
 
 @given(BLOCKS, st.integers(1, 20))
@@ -47,3 +47,14 @@ def test_tables_and_code_stay_whole() -> None:
 def test_pages_span_their_blocks() -> None:
     (one,) = chunk([Block(BlockKind.TEXT, "a", page=3), Block(BlockKind.TEXT, "b", page=4)], 50, count)
     assert (one.page_first, one.page_last) == (3, 4)
+
+
+def test_where_a_section_is_cut_the_last_sentence_is_said_again() -> None:
+    first, second = chunk([Block(BlockKind.TEXT, "One two three. Four five."), Block(BlockKind.TEXT, "Six seven eight nine.")], 6, count)
+    assert (first.text, first.overlap) == ("One two three. Four five.", 0)
+    assert (second.text, second.text[: second.overlap]) == ("Four five.\n\nSix seven eight nine.", "Four five.\n\n")
+
+
+def test_sections_and_tables_are_not_said_again() -> None:
+    blocks = [Block(BlockKind.TEXT, "One two. Three four."), Block(BlockKind.HEADING, "B", 1), Block(BlockKind.TABLE, "a b. c d e f"), Block(BlockKind.TEXT, "Six seven.")]
+    assert [c.overlap for c in chunk(blocks, 6, count)] == [0, 0, 0]
