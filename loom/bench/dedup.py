@@ -13,6 +13,7 @@ from typing import Any
 
 from loom.bench.compare import Row, rate, take_turns
 from runtime.errors import SettingsError
+from runtime.ids import keyed_hash
 from streams.cut import BUDGET_TOKENS, normalised, token_counter
 from streams.twins import MIN_WORDS, PERMUTATIONS, THRESHOLD, WORD, Claim, Index, Print, Twin, prints, runs
 
@@ -135,7 +136,7 @@ async def store(texts: Sequence[str], count: int, rounds: int) -> list[Row]:
             for number in range(rounds):
                 documents = [_document(texts, number, d) for d in range(count // rounds // DOCUMENT_CHUNKS)]
                 judgements = [
-                    (name, [Candidate(f"{name}#{i}", i, p) for i, p in enumerate(prints(own, own, SECRET))]) for name, own in documents
+                    (name, [Candidate(f"{name}#{i}", i, p) for i, p in enumerate(prints(own, [keyed_hash(SECRET, text) for text in own], SECRET))]) for name, own in documents
                 ]  # fmt: skip
                 loop = asyncio.get_running_loop()
                 began = loop.time()

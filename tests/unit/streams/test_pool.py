@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from runtime.errors import InvalidInput
@@ -36,7 +37,7 @@ def misbehave(_media_type: str, data: bytes, _how: Cutting) -> list[Piece]:
         return [piece(str(len(bytearray(2000 * MEGABYTE))))]
     if data == b"refuse":
         raise InvalidInput("no")
-    return [piece(data.decode())]
+    return [piece(str(os.getpid()) if data == b"pid" else data.decode())]
 
 
 async def told(pool: CutterPool, data: bytes) -> list[str]:
@@ -82,3 +83,19 @@ def test_real_documents_are_parsed_without_torch() -> None:
     finally:
         pool.close()
     assert (found.text.text, found.language) == ("Kafka is a log of records.", "en")
+
+
+def test_idle_processes_end_and_come_back() -> None:
+    pool = CutterPool(misbehave, workers=1, idle_seconds=0.2)
+
+    async def rest() -> None:
+        (first,) = await told(pool, b"pid")
+        await asyncio.sleep(3)
+        assert not psutil.pid_exists(int(first))
+        (second,) = await told(pool, b"pid")
+        assert second != first
+
+    try:
+        asyncio.run(rest())
+    finally:
+        pool.close()
