@@ -16,6 +16,8 @@ import numpy as np
 from streams.twins import SLOT, Claim, Index, Print, Twin
 
 LOCK = "SELECT pg_advisory_xact_lock(713706)"
+BY_INDEX = "SET LOCAL enable_seqscan = off"
+"""The planner thinks that the bands of a whole document fit half of the table, and would read all of it."""
 LAST = "SELECT revision FROM cut_revisions WHERE doc_id = $1"
 KEEP = "INSERT INTO cut_revisions (doc_id, revision, record) VALUES ($1, $2, $3) ON CONFLICT (doc_id) DO UPDATE SET revision = $2, record = $3"
 WITHDRAW = "UPDATE document_chunks SET withdrawn_by = $3 WHERE doc_id = $1 AND NOT chunk_id = ANY($2) AND withdrawn_by IS NULL"
@@ -80,6 +82,7 @@ class VerdictStore:
         """The verdicts on `present`, all chunks of `revision`, which `record` brought; None where a newer one was judged before."""
         async with self._turn, self._pool.acquire() as connection, connection.transaction():
             await connection.execute(LOCK)
+            await connection.execute(BY_INDEX)
             last = await connection.fetchval(LAST, doc_id)
             if last is not None and last > revision:
                 return None

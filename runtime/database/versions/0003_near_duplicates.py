@@ -11,7 +11,7 @@ STATEMENTS = (
     "DROP TABLE chunk_claims",
     "CREATE TABLE chunk_claims (chunk_id text PRIMARY KEY, content_hash text NOT NULL, signature bytea NOT NULL, bands bigint[] NOT NULL)",
     "CREATE INDEX chunk_claims_hash ON chunk_claims (content_hash)",
-    "CREATE INDEX chunk_claims_bands ON chunk_claims USING gin (bands)",
+    "CREATE INDEX chunk_claims_bands ON chunk_claims USING gin (bands) WITH (fastupdate = off)",
     # the record that brought the verdict on a chunk, which is said again when that record is read again
     "ALTER TABLE document_chunks RENAME added_by TO judged_by",
     "ALTER TABLE document_chunks ADD COLUMN twin_id text, ADD COLUMN similarity double precision",
