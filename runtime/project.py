@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -131,6 +132,14 @@ class Documents(_Table):
     pii: Literal["off", "tag", "redact", "pseudonymise"] = Field(
         default="off", description="Personal data that has a form (mail and network addresses, phone, card, account and social security numbers): left, counted, replaced by its kind, or by a pseudonym."
     )
+    sources: tuple[str, ...] = Field(default=(), description="URL prefixes (s3://…, gs://…, https://…, file://…) that claim checks of upstream's may name.")
+
+    @model_validator(mode="after")
+    def _absolute(self) -> Documents:
+        for source in self.sources:
+            if not re.match(r"^[a-z][a-z0-9]*://\S+$", source):
+                raise ValueError(f"sources: {source!r} is no URL prefix such as s3://bucket/folder")
+        return self
 
 
 class Project(_Table):

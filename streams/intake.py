@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from runtime.errors import InvalidInput
 from runtime.ids import digest, keyed_hash
 from runtime.kafka import Outgoing, Record
+from runtime.objects import Sources
 from runtime.sealing import HASH_OWNER, seal, seal_bytes
 from schemas.events import ClaimCheck, Document, Revision
 from schemas.topics import DOCUMENTS, REVISIONS
@@ -32,6 +33,7 @@ class Intake:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._sources = Sources(context.project.documents.sources)
 
     async def handle(self, record: Record) -> Sequence[Outgoing]:
         document = await self._document(record)
@@ -62,7 +64,9 @@ class Intake:
             return document.content
         if document.claim_check is None:
             raise InvalidInput(f"{document.doc_id} has neither content nor a claim check")
-        return await self._context.objects.claim(document.claim_check)
+        if self._context.objects.holds(document.claim_check.uri):
+            return await self._context.objects.claim(document.claim_check)
+        return await self._sources.fetch(document.claim_check)
 
     async def _claim(self, document: Document, content_hash: str | None, record: Record) -> bool:
         """True when this record brings the newest revision; False for the same revision once more."""

@@ -56,3 +56,9 @@ def test_environment_overrides_and_faults(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_file_that_init_writes_is_valid(tmp_path: Path) -> None:
     (tmp_path / "loom.toml").write_text((ROOT / "loom/template.toml").read_text())
     assert load_project(tmp_path / "loom.toml").adapters.keys() == {"tool", "classifier"}
+
+
+def test_sources_are_url_prefixes(tmp_path: Path) -> None:
+    (tmp_path / "loom.toml").write_text('[documents]\nsources = ["manuals/"]\n')
+    with pytest.raises(SettingsError, match="is no URL prefix such as s3://"):
+        load_project(tmp_path / "loom.toml")
