@@ -6,6 +6,7 @@ import asyncio
 import csv
 import hashlib
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,21 +132,18 @@ async def store(texts: Sequence[str], count: int, rounds: int) -> list[Row]:
         await asyncio.to_thread(postgres.start)
         try:
             await asyncio.to_thread(migrate, postgres.url)
-            pool = await connect(postgres.url)
-            verdicts, rates = VerdictStore(pool), []
-            for number in range(rounds):
-                documents = [_document(texts, number, d) for d in range(count // rounds // DOCUMENT_CHUNKS)]
-                judgements = [
-                    (name, [Candidate(f"{name}#{i}", i, p) for i, p in enumerate(prints(own, [keyed_hash(SECRET, text) for text in own], SECRET))]) for name, own in documents
-                ]  # fmt: skip
-                loop = asyncio.get_running_loop()
-                began = loop.time()
-                for name, candidates in judgements:
-                    await verdicts.judge(name, 1, candidates, b"", name)
-                rates.append(sum(len(c) for _, c in judgements) / (loop.time() - began))
-            live = await pool.fetchval("SELECT count(*) FROM chunk_claims")
-            size = await pool.fetchval("SELECT pg_total_relation_size('chunk_claims')")
-            await pool.close()
+            async with await connect(postgres.url) as pool:
+                verdicts, rates = VerdictStore(pool), []
+                for number in range(rounds):
+                    documents = [_document(texts, number, d) for d in range(count // rounds // DOCUMENT_CHUNKS)]
+                    found = [(name, prints(own, [keyed_hash(SECRET, text) for text in own], SECRET)) for name, own in documents]
+                    candidates = {name: [Candidate(f"{name}#{i}", i, p) for i, p in enumerate(own)] for name, own in found}
+                    began = time.perf_counter()
+                    for name, own in candidates.items():
+                        await verdicts.judge(name, 1, own, b"", name)
+                    rates.append(sum(map(len, candidates.values())) / (time.perf_counter() - began))
+                live = await pool.fetchval("SELECT count(*) FROM chunk_claims")
+                size = await pool.fetchval("SELECT pg_total_relation_size('chunk_claims')")
         finally:
             await asyncio.to_thread(postgres.stop)
     return [
