@@ -59,7 +59,7 @@ async def _follow(client: Any, folders: Sequence[Path], source: str, kind: str |
     """Publishes what changes in `folders` until Ctrl-C; what it published."""
     from watchfiles import Change, awatch
 
-    from loom.sources import Source, is_published
+    from loom.sources import Source, inside_of, is_published
     from runtime.errors import SettingsError
 
     if not folders:
@@ -73,16 +73,19 @@ async def _follow(client: Any, folders: Sequence[Path], source: str, kind: str |
         for change, place in sorted(changes, key=lambda one: one[1]):
             path = Path(place)
             root = next(root for root in roots if path.is_relative_to(root))
-            inside = path.relative_to(root)
-            doc_id = f"{root.name}/{inside.as_posix()}"
-            if not is_published(inside):
-                continue
-            if change is Change.deleted and not path.exists():
-                await client.withdraw(doc_id, source)
-                typer.echo(f"withdrawn {doc_id}", err=True)
-            elif path.is_file():
-                published += [done async for done in client.publish([Source(doc_id, path, kind)], source)]
-                typer.echo(f"published {doc_id}", err=True)
+            # what was written to a new folder before it was watched too makes no event of its own
+            changed = [path / inside for inside in inside_of(path)] if path.is_dir() else [path]
+            for file in changed:
+                inside = file.relative_to(root)
+                doc_id = f"{root.name}/{inside.as_posix()}"
+                if not is_published(inside):
+                    continue
+                if change is Change.deleted and not file.exists():
+                    await client.withdraw(doc_id, source)
+                    typer.echo(f"withdrawn {doc_id}", err=True)
+                elif file.is_file():
+                    published += [done async for done in client.publish([Source(doc_id, file, kind)], source)]
+                    typer.echo(f"published {doc_id}", err=True)
     return published
 
 

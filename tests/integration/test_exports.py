@@ -37,15 +37,6 @@ def exporter_of(system: System) -> Exporter:
     return Exporter(system.context.project, system.broker, CODEC, system.prefix)
 
 
-async def settled(system: System, more_than: int) -> list[DatasetRecord]:
-    """The records of the chat dataset, once there are more and no more come."""
-    found: list[DatasetRecord] = []
-    while len(now := await system.read("datasets.chat", DatasetRecord, more_than + 1)) > len(found):
-        found = now
-        await asyncio.sleep(2)
-    return found
-
-
 async def run_at(system: System, version: int, moment: Moment) -> None:
     run = TrainingRun(run_id=f"run-{version}", adapter="chat", base_epoch=0, status=RunStatus.REQUESTED, version=version, ranges=moment.ranges)
     await system.send("training-runs", run.run_id.encode(), CODEC.encode(run))
@@ -55,13 +46,13 @@ async def run_at(system: System, version: int, moment: Moment) -> None:
 async def test_snapshots_load_and_differences_are_named(system: System, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
     exporter = exporter_of(system)
     await system.publish(document("hub", PAGE), document("lamp", PAGE.replace(b"violet", b"green").replace(b"sixty", b"eight")))
-    made = await settled(system, 0)
+    made = await system.settled("datasets.chat", DatasetRecord)
     first = await exporter.moment("chat")
     await run_at(system, 1, first)
     between = datetime.now(UTC).isoformat()
     await asyncio.sleep(0.1)
     await system.publish(document("hub", PAGE.replace(b"violet", b"blue"), revision=2))
-    changed = await settled(system, len(made))
+    changed = await system.settled("datasets.chat", DatasetRecord, len(made))
     await run_at(system, 2, await exporter.moment("chat"))
 
     manifest = await snapshot(exporter, system.context.keys, first, tmp_path / "first", "chat")

@@ -42,7 +42,7 @@ async def test_a_document_becomes_sealed_training_records(system: System) -> Non
     assert [c.text and b"sixty" not in c.text.ciphertext for c in chunks] == [True, True]
     texts = {unseal(key, c.chunk_id + ":path", c.heading_path): unseal(key, c.chunk_id, c.text) for c in chunks}
     assert texts["Hub > Ring"] == "A violet ring means that an update is being installed now."
-    records = await system.read("datasets.chat", DatasetRecord, 3)
+    records = await system.settled("datasets.chat", DatasetRecord)
     bodies = [json.loads(unseal(key, r.example_id + ":body", r.body)) for r in records]
     open_book = [b for b in bodies if "passage" in b["input"]]
     assert 2 * len(open_book) == len(bodies)
@@ -66,7 +66,7 @@ async def test_a_new_revision_touches_only_what_changed(system: System) -> None:
 @pytest.mark.asyncio
 async def test_a_deletion_withdraws_everything(system: System) -> None:
     await system.publish(document("hub", PAGE))
-    made = await system.read("datasets.chat", DatasetRecord, 3)
+    made = await system.settled("datasets.chat", DatasetRecord)
     await system.send("documents", b"hub", None)
     after = await system.read("datasets.chat", DatasetRecord, 2 * len(made))
     assert {r.example_id for r in after if r.status is RecordStatus.WITHDRAWN} == {r.example_id for r in made}

@@ -54,6 +54,14 @@ class System:
         letters = [CODEC.decode(DeadLetter, r.value).message for r in await read_all(self.broker, self.prefix + "dead-letters")]
         raise AssertionError(f"{topic} holds {len(found)} records, {count} were expected; dead letters: {letters}")
 
+    async def settled(self, topic: str, kind: type[Any], more_than: int = 0) -> list[Any]:
+        """The records of a topic, once there are more than that and no more come."""
+        found: list[Any] = []
+        while len(now := await self.read(topic, kind, more_than + 1)) > len(found):
+            found = now
+            await asyncio.sleep(2)
+        return found
+
 
 def document(doc_id: str, content: bytes | None, revision: int = 1, media_type: str = "text/markdown", deleted: bool = False) -> Document:
     return Document(doc_id=doc_id, revision=revision, media_type=media_type, source="test", title=None, content=content, claim_check=None, deleted=deleted)
