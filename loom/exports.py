@@ -16,7 +16,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from runtime.errors import SettingsError
-from runtime.follower import Follower
+from runtime.follower import read_whole
 from runtime.ids import canonical_json, digest
 from runtime.kafka import consumer
 from runtime.project import Project
@@ -113,14 +113,8 @@ class Exporter:
         return [_change(i, known.get(i), came=i in new) for i in sorted(old ^ new)]
 
     async def _all(self, topic: str, partitions: int, kind: type[Any]) -> list[Any]:
-        follower = Follower(self._broker, {self._prefix + topic: partitions})
         found: list[Any] = []
-        await follower.start()
-        try:
-            while not await follower.caught_up():
-                await follower.deliver(lambda record: found.append(self._codec.decode(kind, record.value)))
-        finally:
-            await follower.stop()
+        await read_whole(self._broker, {self._prefix + topic: partitions}, lambda record: found.append(self._codec.decode(kind, record.value)))
         return found
 
 

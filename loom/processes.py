@@ -68,8 +68,8 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     codec = codec_of(settings, project)
     context = Context(project, codec, PostgresKeys(pool), Objects(settings.objects_url), pool, settings.prefix)
     stages: list[Stage]
-    cutters = CutterPool() if name == "chunk" else None
-    if cutters:
+    cutters = CutterPool()
+    if name == "chunk":
         stages = [Intake(context), ChunkStage(context, cutters)]
     elif name == "synth":
         key = settings.teacher_key.get_secret_value() if settings.teacher_key else ""
@@ -89,8 +89,7 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     await shell.start()
     await stop.wait()
     await shell.stop()
-    if cutters:
-        await asyncio.to_thread(cutters.close)
+    await asyncio.to_thread(cutters.close)
     await pool.close()
 
 

@@ -14,6 +14,17 @@ from schemas.codec import InvalidRecord
 log = structlog.get_logger()
 
 
+async def read_whole(broker: str, topics: dict[str, int], apply: Callable[[Record], None]) -> None:
+    """Gives all that is on `topics` (with their partition counts) now to `apply`, as `Follower.deliver` does."""
+    follower = Follower(broker, topics)
+    await follower.start()
+    try:
+        while not await follower.caught_up():
+            await follower.deliver(apply)
+    finally:
+        await follower.stop()
+
+
 class Follower:
     """Follows `topics` (with their partition counts) without a group, read_committed."""
 

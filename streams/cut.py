@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from runtime.ids import keyed_hash
+from runtime.tasks.prompt import normalised
 from streams.chunking import ChunkText, chunk
 from streams.parse import parse
 from streams.privacy import Pii, protect
@@ -46,11 +47,6 @@ def cut(media_type: str, data: bytes, how: Cutting) -> list[Piece]:
     found = prints(texts, [keyed_hash(how.secret, normalised(text)) for text in texts], how.secret)
     whole = language("\n".join(texts)[:TOLD_CHARACTERS])
     return [Piece(text, own, language(text.text) if len(text.text) >= LANGUAGE_CHARACTERS else whole, pii) for (text, pii), own in zip(protected, found, strict=True)]
-
-
-def normalised(text: str) -> str:
-    """What counts for being the same text: words and signs, not white space or case."""
-    return " ".join(text.split()).casefold()
 
 
 def language(text: str) -> str:

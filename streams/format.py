@@ -17,7 +17,7 @@ from runtime.project import Project
 from runtime.sealing import Key, seal, unseal
 from runtime.tasks import samples
 from runtime.tasks.preferences import PREFERENCE, plausible_wrong
-from runtime.tasks.prompt import one_line
+from runtime.tasks.prompt import normalised
 from schemas.events import DatasetRecord, Example, ExampleStatus, Label, RecordStatus, Sealed, Split
 from schemas.topics import CPT, EXAMPLES, LABELS, PREFERENCES, dataset_topic
 from streams.context import Context, document_owner
@@ -32,7 +32,7 @@ def split_of(group_id: str) -> Split:
 
 def group_of(label: Label) -> str:
     """Upstream's group, else the input's hash: equal inputs stay together."""
-    return label.group_id or digest("group", label.adapter, one_line(label.input).casefold())
+    return label.group_id or digest("group", label.adapter, normalised(label.input))
 
 
 def label_owner(label_group: str) -> str:

@@ -14,6 +14,7 @@ from runtime.errors import InvalidInput, Transient
 from runtime.ids import canonical_json, digest
 from runtime.kafka import Outgoing, Record
 from runtime.sealing import Key, open_bytes, seal, seal_bytes, unseal
+from runtime.tasks.prompt import normalised
 from schemas.events import Chunk, ChunkStatus, Example, ExampleStatus
 from schemas.topics import CHUNKS, CPT, EXAMPLES
 from streams.context import Context, document_owner
@@ -153,7 +154,7 @@ class SynthStage:
 
 def family(doc_id: str, topic: str) -> str:
     """The group of a question: paraphrases of it are trained on, or held out, as one."""
-    return digest("family", doc_id, " ".join(topic.split()).casefold())
+    return digest("family", doc_id, normalised(topic))
 
 
 def _example_id(chunk_id: str, adapter: str, version: str, teacher: str, ordinal: int) -> str:

@@ -57,10 +57,11 @@ def prints(texts: Sequence[str], content_hashes: Sequence[str], secret: bytes) -
     from rensa import RMinHash
 
     seed = int.from_bytes(hashlib.blake2b(b"minhash", key=secret[:64], digest_size=8).digest(), "big")
-    rows = RMinHash.digests_from_token_sets([runs(text) for text in texts], PERMUTATIONS, seed)
+    words = [words_of(text) for text in texts]
+    rows = RMinHash.digests_from_token_sets([runs(own) for own in words], PERMUTATIONS, seed)
     made = []
-    for text, content_hash, row in zip(texts, content_hashes, rows, strict=True):
-        signature = np.array(row if len(WORD.findall(text)) >= MIN_WORDS else (), dtype=SLOT)
+    for own, content_hash, row in zip(words, content_hashes, rows, strict=True):
+        signature = np.array(row if len(own) >= MIN_WORDS else (), dtype=SLOT)
         made.append(Print(content_hash, signature, tuple(_bands(signature))))
     return made
 
@@ -104,9 +105,13 @@ class Index:
         return twin_of(text, near.values())
 
 
-def runs(text: str) -> list[str]:
-    """The five-word runs of a text; a shorter text is one."""
-    words = WORD.findall(text.casefold())
+def words_of(text: str) -> list[str]:
+    """The words that texts are compared by."""
+    return WORD.findall(text.casefold())
+
+
+def runs(words: Sequence[str]) -> list[str]:
+    """The runs of five `words`; fewer words are one run."""
     return [" ".join(words[i : i + RUN_WORDS]) for i in range(max(1, len(words) - RUN_WORDS + 1))]
 
 

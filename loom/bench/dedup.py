@@ -15,8 +15,9 @@ from typing import Any
 from loom.bench.compare import Row, rate, take_turns
 from runtime.errors import SettingsError
 from runtime.ids import keyed_hash
-from streams.cut import BUDGET_TOKENS, normalised, token_counter
-from streams.twins import MIN_WORDS, PERMUTATIONS, THRESHOLD, WORD, Claim, Index, Print, Twin, prints, runs
+from runtime.tasks.prompt import normalised
+from streams.cut import BUDGET_TOKENS, token_counter
+from streams.twins import MIN_WORDS, PERMUTATIONS, THRESHOLD, Claim, Index, Print, Twin, prints, runs, words_of
 
 SECRET = b"benchmark" * 4
 DOCUMENT_CHUNKS = 20
@@ -65,7 +66,7 @@ def judged(folder: Path, pairs: Sequence[dict[str, str]], count_tokens: Any) -> 
 
 def accuracy(pieces: Sequence[Piece]) -> tuple[float, float]:
     """Recall and precision of the near verdicts against the exact Jaccard of every live chunk before."""
-    exact = {p.chunk_id: frozenset(runs(p.text)) for p in pieces if len(WORD.findall(p.text)) >= MIN_WORDS}
+    exact = {p.chunk_id: frozenset(runs(words)) for p in pieces if len(words := words_of(p.text)) >= MIN_WORDS}
     live: list[frozenset[str]] = []
     right = wrong = missed = 0
     for piece in pieces:
@@ -97,7 +98,7 @@ def speed(texts: Sequence[str], rounds: int) -> list[Row]:
     from datasketch import MinHash
     from rensa import RMinHash
 
-    sets = [list(dict.fromkeys(runs(text))) for text in texts]
+    sets = [list(dict.fromkeys(runs(words_of(text)))) for text in texts]
 
     def one_by_one() -> None:
         for tokens in sets:

@@ -42,20 +42,19 @@ def show(letter_id: str, as_json: AsJson = False, project: Project = None, data:
 
 async def _letter(letter_id: str, settings: Any) -> Any:
     """The dead letter with this id, from the topic."""
-    from runtime.follower import Follower
+    from runtime.follower import read_whole
+    from runtime.kafka import Record
     from schemas.events import DeadLetter
     from schemas.registry import open_codec
     from schemas.topics import DEAD_LETTERS
 
     codec = open_codec(settings.registry)
-    follower = Follower(settings.broker, {settings.prefix + DEAD_LETTERS.name: DEAD_LETTERS.partitions})
-    await follower.start()
-    try:
-        while not await follower.caught_up():
-            for record in await follower.poll():
-                letter = codec.decode(DeadLetter, record.value)
-                if letter.letter_id == letter_id:
-                    return letter
-        return None
-    finally:
-        await follower.stop()
+    letters: dict[str, DeadLetter] = {}
+
+    def note(record: Record) -> None:
+        letter = codec.decode(DeadLetter, record.value)
+        if letter.letter_id == letter_id:
+            letters[letter_id] = letter
+
+    await read_whole(settings.broker, {settings.prefix + DEAD_LETTERS.name: DEAD_LETTERS.partitions}, note)
+    return letters.get(letter_id)

@@ -33,6 +33,11 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def normalised(text: str) -> str:
+    """What counts for being the same text: words and signs, not white space or case."""
+    return one_line(text).casefold()
+
+
 def prompt_ids(tokenizer: ChatTokenizer, prompt: Prompt) -> list[int]:
     """Token ids of `prompt` up to where the assistant's turn begins."""
     text = tokenizer.apply_chat_template(prompt.messages(), tokenize=False, add_generation_prompt=True)
