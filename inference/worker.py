@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -16,7 +15,8 @@ from inference.service import Service
 from runtime.cloudevents import headers
 from runtime.errors import Fenced
 from runtime.ids import digest
-from runtime.kafka import Outgoing, Record, consumer, producer
+from runtime.in_flight import InFlight
+from runtime.kafka import Outgoing, Record, committed_offsets, consumer, producer
 from runtime.stage import run_stage
 from runtime.transactions import PartitionTransactions
 from schemas.codec import RECORDS, Codec
@@ -25,6 +25,7 @@ from schemas.topics import COMPLETED, REQUESTS
 
 log = structlog.get_logger()
 BATCH = 64
+CONCURRENT = 64
 
 
 class AnswerStage:
@@ -68,8 +69,14 @@ class RequestShell:
         self._group, self._broker, self._stage, self._codec, self._prefix, self._session = group, broker, stage, codec, prefix, session_timeout_seconds
         self._transactions = PartitionTransactions(group, lambda name: producer(broker, name, session_timeout_seconds))
         self._client: AIOKafkaConsumer | None = None
-        self._settled = False
-        self._slow: asyncio.Future[list[Sequence[Outgoing]]] | None = None
+        self._fatal: BaseException | None = None
+        self._work = InFlight(self._transactions, self._answer, self._note, concurrent=CONCURRENT)
+
+    async def _answer(self, record: Record) -> Sequence[Outgoing]:
+        return await run_stage(self._stage, record, self._codec, self._prefix)
+
+    def _note(self, error: BaseException) -> None:
+        self._fatal = self._fatal or error
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consumes until `stop` is set; starts over after a fencing."""
@@ -80,10 +87,8 @@ class RequestShell:
                 log.warning("shell.fenced", error=str(error))
 
     async def release(self) -> None:
-        """Before partitions are revoked: cancels slow work, waits for open transactions."""
-        self._settled = False
-        if self._slow:
-            self._slow.cancel()
+        """Before partitions are revoked: cancels what is in work, waits for open transactions."""
+        self._work.release()
         await self._transactions.drain()
 
     async def take_over(self, assigned: Sequence[TopicPartition]) -> None:
@@ -95,40 +100,25 @@ class RequestShell:
         await self._transactions.fence(assigned)
         assert self._client is not None
         first = await self._client.beginning_offsets(assigned) if assigned else {}
-        committed = {partition: await self._client.committed(partition) for partition in assigned}
+        committed = await committed_offsets(self._broker, self._group, assigned)
         # nothing is awaited from the first seek on, so that no record comes in between
         for partition in assigned:
-            offset = committed[partition]
-            self._client.seek(partition, first[partition] if offset is None else offset)
-        self._settled = True
+            at = committed[partition]
+            self._client.seek(partition, at.offset if at else first[partition])
+        self._work.take_over(committed)
 
     async def _consume(self, stop: asyncio.Event) -> None:
+        self._fatal = None
         self._client = consumer(self._broker, group=self._group, session_timeout_seconds=self._session)
         self._client.subscribe([self._prefix + self._stage.topic], listener=_Assignment(self))
         await self._client.start()
         try:
             while not stop.is_set():
                 batches = await self._client.getmany(timeout_ms=200, max_records=BATCH)
-                if batches and self._settled:
-                    await self._process(batches)
+                if self._fatal:
+                    raise self._fatal
+                await self._work.add(Record(m.topic, m.partition, m.offset, m.key, m.value, tuple(m.headers)) for batch in batches.values() for m in batch)
         finally:
             await self.release()
             await self._client.stop()  # waits for a rebalance under way, which may be starting producers
             await self._transactions.close()
-
-    async def _process(self, batches: dict[TopicPartition, list[Any]]) -> None:
-        epoch = self._transactions.epoch
-        records = {p: [Record(m.topic, m.partition, m.offset, m.key, m.value, tuple(m.headers)) for m in messages] for p, messages in batches.items()}
-        flat = [record for group in records.values() for record in group]
-        self._slow = slow = asyncio.gather(*(run_stage(self._stage, record, self._codec, self._prefix) for record in flat))
-        try:
-            made = dict(zip(flat, await slow, strict=True))
-        except asyncio.CancelledError:
-            if epoch == self._transactions.epoch:
-                raise
-            return
-        finally:
-            self._slow = None
-        for partition, group in records.items():
-            outgoing = [o for record in group for o in made[record]]
-            await self._transactions.commit(epoch, partition, outgoing, group[-1].offset + 1)

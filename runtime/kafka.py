@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from confluent_kafka import KafkaError, KafkaException
+import confluent_kafka
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from runtime.errors import SettingsError, Transient
@@ -67,6 +69,29 @@ def consumer(broker: str, *topics: str, group: str | None = None, session_timeou
         auto_offset_reset="earliest", session_timeout_ms=session_timeout_seconds * 1000, heartbeat_interval_ms=session_timeout_seconds * 250,
         fetch_max_wait_ms=50, max_partition_fetch_bytes=4 * MAX_MESSAGE_BYTES,
     )  # fmt: skip
+
+
+async def committed_offsets(broker: str, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata | None]:
+    """What `group` last committed of `partitions`; None where it never did. Transactions that are being committed are waited for.
+
+    aiokafka's own administrator takes a coordinator that is loading for a group without offsets.
+
+    Raises:
+        Transient: the broker can't be reached, or does not know yet.
+    """
+    return await asyncio.to_thread(_committed_offsets, broker, group, partitions) if partitions else {}
+
+
+def _committed_offsets(broker: str, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata | None]:
+    asked = ConsumerGroupTopicPartitions(group, [confluent_kafka.TopicPartition(p.topic, p.partition) for p in partitions])
+    admin = admin_client(broker)  # what it promised never comes when it is gone
+    try:
+        found = admin.list_consumer_group_offsets([asked], require_stable=True, request_timeout=10)[group].result()
+    except KafkaException as error:
+        raise Transient(f"the offsets of group {group} can't be read: {error.args[0].str()}") from error
+    if faults := [f"{p.topic}/{p.partition}: {p.error.str()}" for p in found.topic_partitions if p.error]:
+        raise Transient(f"the offsets of group {group} can't be read: {', '.join(faults)}")
+    return {TopicPartition(p.topic, p.partition): OffsetAndMetadata(p.offset, p.metadata or "") if p.offset >= 0 else None for p in found.topic_partitions}
 
 
 async def apply_topics(broker: str, topics: Iterable[Topic], prefix: str = "") -> list[str]:

@@ -18,7 +18,7 @@ from runtime.tasks.shortlist import Shortlist
 from schemas.events import Split
 from trainers import dpo, sft
 from trainers.artifact import Made
-from trainers.base_model import load_model
+from trainers.base_model import give_memory_back, load_model
 from trainers.evaluate import Asked, Evaluation, by_book, evaluate
 from trainers.gate import judge
 from trainers.sft import Progress
@@ -47,7 +47,9 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     preferred = [row for row in known if row.is_pair]
     pairs = [_pair(own, row, tokenizer, adapter.recipe.seed) for own, row in zip(_offers(spec, preferred, shortlist), preferred, strict=True)]
     if adapter.dpo and pairs:
+        give_memory_back()
         aligned = dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", progress)
+        give_memory_back()
         after = evaluate(aligned, tokenizer, spec, held_out)
         metrics = {f"sft_{metric}": candidate.score, f"dpo_{metric}": after.score, "pairs": float(len(pairs))}
         if after.score >= candidate.score:

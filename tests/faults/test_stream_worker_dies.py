@@ -35,9 +35,7 @@ def documents(count: int, salt: str) -> list[Outgoing]:
         Outgoing(
             "documents",
             f"{salt}-{i}".encode(),
-            CODEC.encode(
-                Document(doc_id=f"{salt}-{i}", revision=1, media_type="text/plain", source="test", title=None, content=None if i % 50 == 0 else b"x", claim_check=None)
-            ),
+            CODEC.encode(Document(doc_id=f"{salt}-{i}", revision=1, media_type="text/plain", source="test", title=None, content=None if i % 50 == 0 else b"x", claim_check=None)),
         )
         for i in range(count)
     ]
@@ -63,6 +61,8 @@ def start(broker: EmbeddedKafka, tmp_path: Path) -> Iterator[Start]:
     def begin(inside: int, work: int = 0) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tests.support.echo_worker", broker.address, "echo", str(tmp_path / f"faust-{len(workers)}"), str(inside), str(work)]
         workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=(tmp_path / f"worker-{len(workers)}.log").open("w"), text=True))
+        assert workers[-1].stdout is not None
+        assert workers[-1].stdout.readline() == "up\n"
         return workers[-1]
 
     yield begin
@@ -98,6 +98,17 @@ async def account(broker: str, inputs: list[Outgoing], seconds: float = 90) -> t
         await asyncio.sleep(1)
 
 
+async def outputs(broker: str, count: int, seconds: float = 60) -> list[tuple[str, int]]:
+    """The ids of all that came out, with how often, once there are `count` of them; also what came a little later."""
+    end = time.monotonic() + seconds
+    while True:
+        out = Counter([CODEC.decode(Chunk, r.value).chunk_id for r in await read_all(broker, "chunks")] + [CODEC.decode(DeadLetter, r.value).letter_id for r in await read_all(broker, "dead-letters")])
+        if len(out) >= count:
+            return list(out.items())
+        assert time.monotonic() < end, f"{len(out)} of {count}"
+        await asyncio.sleep(0.5)
+
+
 def assert_each_once(broker: EmbeddedKafka, inputs: list[Outgoing]) -> None:
     """Nothing lost, nothing twice."""
     echoed, parked = asyncio.run(account(broker.address, inputs))
@@ -128,6 +139,29 @@ def test_zombie_wakes_up_before_its_offsets_are_sent(broker: EmbeddedKafka, star
     zombie.send_signal(signal.SIGCONT)
     assert_each_once(broker, inputs)
     assert zombie.wait(20) == 70
+    assert heir.poll() is None
+
+
+def test_a_slow_document_holds_up_its_later_revisions_alone(broker: EmbeddedKafka, start: Start, tmp_path: Path) -> None:
+    """What was done beyond it is not done again after a crash, and its own revisions stay in order."""
+    gate = tmp_path / "go"
+    slow = [
+        Outgoing(
+            "documents", b"slow", CODEC.encode(Document(doc_id="slow", revision=n, media_type="test/wait", source="test", title=None, content=str(gate).encode(), claim_check=None))
+        )
+        for n in (1, 2, 3)
+    ]  # fmt: skip
+    others = documents(2000, "other")
+    asyncio.run(publish(broker.address, [*slow, *others]))
+    worker = start(0)
+    assert {n for _, n in asyncio.run(outputs(broker.address, len(others)))} == {1}
+    worker.kill()
+    heir = start(0)
+    assert len(asyncio.run(outputs(broker.address, len(others)))) == len(others)
+    gate.touch()
+    assert_each_once(broker, [*slow, *others])
+    echoed = [CODEC.decode(Chunk, r.value) for r in asyncio.run(read_all(broker.address, "chunks"))]
+    assert [chunk.revision for chunk in echoed if chunk.doc_id == "slow"] == [1, 2, 3]
     assert heir.poll() is None
 
 

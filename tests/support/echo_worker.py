@@ -3,7 +3,9 @@
     python -m tests.support.echo_worker BROKER GROUP FOLDER INSIDE WORK
 
 INSIDE milliseconds are slept inside each transaction just before its offsets are sent, so that a signal meets it open;
-the line `open` on standard output says that one is. WORK milliseconds are what a record's handling takes.
+the line `open` on standard output says that one is; the first line is `up`, from when on SIGTERM is heeded. WORK
+milliseconds are what a record's handling takes; a document of media type `test/wait` takes until the file that its
+content names is there.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ class Echo:
     async def handle(self, record: Record) -> Sequence[Outgoing]:
         await asyncio.sleep(self._work_seconds)
         document = CODEC.decode(Document, record.value)
+        while document.media_type == "test/wait" and document.content and not Path(document.content.decode()).exists():
+            await asyncio.sleep(0.05)
         if document.content is None:
             raise InvalidInput("no content")
         chunk = Chunk(
@@ -67,6 +71,7 @@ async def main(broker: str, group: str, folder: Path, work_seconds: float) -> No
     shell = StreamShell(group, broker, [Echo(work_seconds)], folder=folder, on_fatal=lambda _: os._exit(70), session_timeout_seconds=6)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    print("up", flush=True)
     await shell.start()
     await stop.wait()
     await shell.stop()
