@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING
 
 import asyncpg
 import structlog
 
 from runtime.database import connect, migrate
 from runtime.errors import Fenced, SettingsError
+from runtime.in_flight import CONCURRENT
 from runtime.objects import Objects
-from runtime.project import Project, load_project
+from runtime.project import Project, TeacherLimits, load_project
 from runtime.sealing import PostgresKeys
 from runtime.settings import Settings
 from runtime.stage import Stage
 from schemas.codec import Codec
 from schemas.registry import open_codec
 from schemas.topics import CHUNKS, DOCUMENTS, EXAMPLES, LABELS, REVISIONS
+
+if TYPE_CHECKING:
+    from streams.teacher.teachers import Teacher
 
 log = structlog.get_logger()
 EXIT_START_OVER = 70
@@ -61,7 +66,7 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     from streams.intake import Intake
     from streams.pool import CutterPool
     from streams.shell import StreamShell
-    from streams.synth import SynthStage, offline_teacher, remote_teacher
+    from streams.synth import SynthStage
 
     project = load_project(settings.project)
     pool = await pool_of(settings)
@@ -72,9 +77,7 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     if name == "chunk":
         stages = [Intake(context), ChunkStage(context, cutters)]
     elif name == "synth":
-        key = settings.teacher_key.get_secret_value() if settings.teacher_key else ""
-        teacher = remote_teacher(settings.teacher_url, settings.teacher_model, key) if settings.teacher_url else offline_teacher()
-        stages = [SynthStage(context, teacher)]
+        stages = [SynthStage(context, _teacher(settings, project.teacher, pool))]
     else:
         stages = [LabelStage(context), FormatStage(context)]
 
@@ -84,13 +87,24 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
 
     shell = StreamShell(
         f"{settings.prefix}{name}", broker_of(settings), stages, folder=settings.data / "faust" / name, on_fatal=start_over,
-        prefix=settings.prefix, session_timeout_seconds=settings.session_timeout_seconds, codec=codec,
+        prefix=settings.prefix, session_timeout_seconds=settings.session_timeout_seconds, codec=codec, concurrent=project.teacher.concurrency if name == "synth" else CONCURRENT,
     )  # fmt: skip
     await shell.start()
     await stop.wait()
     await shell.stop()
     await asyncio.to_thread(cutters.close)
     await pool.close()
+
+
+def _teacher(settings: Settings, limits: TeacherLimits, pool: asyncpg.Pool) -> Teacher:
+    """The teacher that the settings name, within its limits; the offline one needs none."""
+    from streams.teacher.ledger import Metered
+    from streams.teacher.teachers import offline_teacher, remote_teacher
+
+    if not settings.teacher_url:
+        return offline_teacher()
+    key = settings.teacher_key.get_secret_value() if settings.teacher_key else ""
+    return Metered(remote_teacher(settings.teacher_url, settings.teacher_model, key, limits.timeout_seconds), limits, pool)
 
 
 async def chunk(settings: Settings, stop: asyncio.Event) -> None:

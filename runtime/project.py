@@ -142,12 +142,32 @@ class Documents(_Table):
         return self
 
 
+class TeacherLimits(_Table):
+    """How much the teacher at LOOM_TEACHER_URL is asked, by all workers together. The offline teacher has no limits."""
+
+    concurrency: int = Field(default=16, ge=1, description="Requests at once, a worker.")
+    timeout_seconds: int = Field(default=120, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1, description="Tokens of prompts and replies.")
+    usd_per_million_input: float = Field(default=0.0, ge=0, description="Price of a million tokens of prompts, in US dollars.")
+    usd_per_million_output: float = Field(default=0.0, ge=0)
+    budget_usd: float | None = Field(default=None, gt=0, description="When it is spent, documents wait until it is raised.")
+    budget_tokens: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _priced(self) -> TeacherLimits:
+        if self.budget_usd is not None and not self.usd_per_million_input + self.usd_per_million_output:
+            raise ValueError("budget_usd needs `usd_per_million_input` and `usd_per_million_output`")
+        return self
+
+
 class Project(_Table):
     """The whole file. `root` is its folder."""
 
     root: Path = Path()
     base: Base = Base()
     documents: Documents = Documents()
+    teacher: TeacherLimits = TeacherLimits()
     adapters: dict[Name, Adapter] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -190,7 +210,7 @@ def load_project(path: Path) -> Project:
         raise SettingsError("\n".join(f"{path}: {_fault(e)}" for e in error.errors())) from error
 
 
-_FIELDS = {name for table in (Project, Base, Documents, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
+_FIELDS = {name for table in (Project, Base, Documents, TeacherLimits, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
 
 
 def _fault(error: Any) -> str:

@@ -144,7 +144,7 @@ class FormatStage:
     def _outgoing(self, example: Example, dataset: str, record_id: str, task: str, body: Sealed | None, parent: Record) -> Outgoing:
         made = DatasetRecord(
             example_id=record_id, adapter=example.adapter, task=task, split=split_of(example.group_id), group_id=example.group_id,
-            body=body, status=RecordStatus.LIVE if body else RecordStatus.WITHDRAWN,
+            body=body, teacher_usd=example.teacher_usd if dataset == example.adapter else None, status=RecordStatus.LIVE if body else RecordStatus.WITHDRAWN,
         )  # fmt: skip
         return self._context.outgoing(self.name, dataset_topic(dataset).name, record_id, digest(record_id, parent.origin), made, parent)
 

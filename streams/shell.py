@@ -15,7 +15,7 @@ import faust
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 
-from runtime.in_flight import InFlight
+from runtime.in_flight import CONCURRENT, InFlight
 from runtime.kafka import Outgoing, Record, committed_offsets, producer
 from runtime.stage import Stage, run_stage
 from runtime.transactions import PartitionTransactions
@@ -55,7 +55,7 @@ class _NeverCommittingConsumer(Consumer):
 
 
 class StreamShell:
-    """Runs stages over their topics in one Faust app.
+    """Runs stages over their topics in one Faust app, `concurrent` records of each at once.
 
     `on_fatal` is called when the outcome of a transaction is unknown, or a stage has a bug: the process must end and
     start over from the committed offsets.
@@ -63,11 +63,11 @@ class StreamShell:
 
     def __init__(
         self, group: str, broker: str, stages: Sequence[Stage], *, folder: Path, on_fatal: Callable[[BaseException], None],
-        prefix: str = "", session_timeout_seconds: int = 10, codec: Codec | None = None,
+        prefix: str = "", session_timeout_seconds: int = 10, codec: Codec | None = None, concurrent: int = CONCURRENT,
     ) -> None:  # fmt: skip
         self._codec = codec or Codec()
         self._prefix = prefix
-        self._group, self._broker, self._on_fatal = group, broker, on_fatal
+        self._group, self._broker, self._on_fatal, self._concurrent = group, broker, on_fatal, concurrent
         self._work: dict[str, InFlight] = {}
         self._transactions = PartitionTransactions(group, lambda name: producer(broker, name, session_timeout_seconds))
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ class StreamShell:
         async def handle(record: Record) -> Sequence[Outgoing]:
             return await run_stage(stage, record, self._codec, self._prefix)
 
-        work = self._work[name] = InFlight(self._transactions, handle, self._on_fatal)
+        work = self._work[name] = InFlight(self._transactions, handle, self._on_fatal, self._concurrent)
 
         async def take_in(stream: Any) -> None:
             async for batch in stream.take_events(BATCH, WITHIN_SECONDS):

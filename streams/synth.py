@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, Protocol
+from dataclasses import asdict, replace
 
-from runtime.errors import InvalidInput, Transient
+from runtime.errors import InvalidInput
 from runtime.ids import canonical_json, digest
 from runtime.kafka import Outgoing, Record
 from runtime.sealing import Key, open_bytes, seal, seal_bytes, unseal
@@ -19,66 +18,9 @@ from schemas.events import Chunk, ChunkStatus, Example, ExampleStatus
 from schemas.topics import CHUNKS, CPT, EXAMPLES
 from streams.context import Context, document_owner
 from streams.teacher.questions import PROMPT_VERSION, QuestionAnswer
+from streams.teacher.teachers import Teacher
 
 CPT_VERSION = "text-1"
-REPLY_TOKENS = 2048
-"""Enough for 16 questions with their answers."""
-
-
-class Teacher(Protocol):
-    """Who writes examples."""
-
-    name: str
-
-    async def ask(self, passage: str, heading: str) -> list[QuestionAnswer]:
-        """Questions on `passage`. Raises Transient when the teacher can't be reached, InvalidInput when its reply can't be read."""
-
-
-class DistilabelTeacher:
-    """A teacher behind distilabel: `format_input`, the LLM, `format_output`."""
-
-    def __init__(self, name: str, task: Any) -> None:
-        self.name = name
-        self._task = task
-
-    async def ask(self, passage: str, heading: str) -> list[QuestionAnswer]:
-        from openai import BadRequestError, UnprocessableEntityError
-
-        given = {"passage": passage, "heading": heading}
-        try:
-            reply = await self._task.llm.agenerate(self._task.format_input(given), **self._task.llm.get_generation_kwargs())
-        except (BadRequestError, UnprocessableEntityError) as error:
-            raise InvalidInput(f"teacher {self.name} refused this chunk: {error}") from error
-        except Exception as error:
-            raise Transient(f"teacher {self.name}: {type(error).__name__}: {error}") from error
-        questions: list[QuestionAnswer] | None = self._task.format_output(reply["generations"][0], given)["questions"]
-        if questions is None:
-            raise InvalidInput(f"teacher {self.name} gave a reply that is not the JSON that was asked for")
-        return questions
-
-
-def offline_teacher() -> DistilabelTeacher:
-    """The offline teacher."""
-    from streams.teacher.offline import NAME, OfflineTeacher
-    from streams.teacher.questions import PassageQuestions
-
-    task = PassageQuestions(llm=OfflineTeacher())
-    task.load()
-    return DistilabelTeacher(NAME, task)
-
-
-def remote_teacher(url: str, model: str, key: str) -> DistilabelTeacher:
-    """A teacher at any OpenAI-compatible endpoint, held to JSON where the endpoint can do that."""
-    from distilabel.models.llms import OpenAILLM
-
-    from streams.teacher.questions import COUNT, PassageQuestions, reply_schema
-
-    form = {"type": "json_schema", "json_schema": {"name": "questions", "schema": reply_schema(COUNT)}}
-    # in `extra_body`, since distilabel takes flat response formats alone
-    asked = {"max_new_tokens": REPLY_TOKENS, "temperature": 0.0, "extra_body": {"response_format": form}}
-    task = PassageQuestions(llm=OpenAILLM(model=model, base_url=url, api_key=key or "none", generation_kwargs=asked))
-    task.load()
-    return DistilabelTeacher(model, task)
 
 
 class SynthStage:
@@ -106,11 +48,13 @@ class SynthStage:
         text, heading = unseal(key, chunk.chunk_id, chunk.text), unseal(key, chunk.chunk_id + ":path", chunk.heading_path)
         own = text[chunk.overlap :]  # nothing is learned, or asked about, twice
         made = [self._example(chunk, CPT, CPT, CPT_VERSION, 0, {}, {"text": f"{heading}\n\n{own}" if heading else own}, key, text, chunk.doc_id)]
-        pairs = await self._questions(chunk, own, heading, key) if self._chat else []
+        pairs, usd = await self._questions(chunk, own, heading, key) if self._chat else ([], 0.0)
+        each = usd / max(1, len(pairs) * len(self._chat))
         for adapter in self._chat:
             for ordinal, pair in enumerate(pairs):
                 given = {"question": pair.question} | ({"passage": text} if ordinal % 2 == 0 else {})  # open and closed book by turns
-                made.append(self._example(chunk, adapter, "chat", PROMPT_VERSION, ordinal, given, {"answer": pair.answer}, key, text, family(chunk.doc_id, pair.topic)))
+                example = self._example(chunk, adapter, "chat", PROMPT_VERSION, ordinal, given, {"answer": pair.answer}, key, text, family(chunk.doc_id, pair.topic))
+                made.append(replace(example, teacher_usd=each))
         return made
 
     def _example(self, chunk: Chunk, adapter: str, task: str, version: str, ordinal: int, given: dict[str, str], wanted: dict[str, str], key: Key, text: str, group: str) -> Example:
@@ -124,20 +68,19 @@ class SynthStage:
             status=ExampleStatus.KEPT if grounded else ExampleStatus.REJECTED, reason=None if grounded else "the answer is no span of the passage",
         )  # fmt: skip
 
-    async def _questions(self, chunk: Chunk, text: str, heading: str, key: Key) -> list[QuestionAnswer]:
-        """The teacher's questions on a chunk, asked for once."""
+    async def _questions(self, chunk: Chunk, text: str, heading: str, key: Key) -> tuple[list[QuestionAnswer], float]:
+        """The teacher's questions on a chunk, asked for once, and what they cost in US dollars."""
         unit = _unit_id(chunk.chunk_id, self._teacher.name)
-        row = await self._context.pool.fetchrow("SELECT nonce, ciphertext FROM teacher_units WHERE unit_id = $1", unit)
+        row = await self._context.pool.fetchrow("SELECT nonce, ciphertext, usd FROM teacher_units WHERE unit_id = $1", unit)
         if row is not None:
-            return [QuestionAnswer(**pair) for pair in json.loads(open_bytes(key, unit, row["nonce"], row["ciphertext"]))]
-        pairs = await self._teacher.ask(text, heading)
-        reply = canonical_json([asdict(pair) for pair in pairs])
-        nonce, ciphertext = seal_bytes(key, unit, reply.encode())
+            return [QuestionAnswer(**pair) for pair in json.loads(open_bytes(key, unit, row["nonce"], row["ciphertext"]))], row["usd"]
+        reply = await self._teacher.ask(text, heading)
+        nonce, ciphertext = seal_bytes(key, unit, canonical_json([asdict(pair) for pair in reply.questions]).encode())
         await self._context.pool.execute(
-            "INSERT INTO teacher_units (unit_id, key_owner, item_count, nonce, ciphertext) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-            unit, key.key_id, len(pairs), nonce, ciphertext,
+            "INSERT INTO teacher_units (unit_id, key_owner, item_count, nonce, ciphertext, usd) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+            unit, key.key_id, len(reply.questions), nonce, ciphertext, reply.usage.usd,
         )  # fmt: skip
-        return pairs
+        return reply.questions, reply.usage.usd
 
     async def _withdraw(self, chunk: Chunk) -> list[Example]:
         count = await self._context.pool.fetchval("SELECT item_count FROM teacher_units WHERE unit_id = $1", _unit_id(chunk.chunk_id, self._teacher.name))

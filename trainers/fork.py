@@ -59,6 +59,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
         if (chosen / name).exists():
             shutil.copy(chosen / name, folder / name)
     metrics |= {metric: candidate.score, f"base_{metric}": alone.score, "valid_share": candidate.valid_share, "held_out": float(candidate.count)}
+    metrics["teacher_usd"] = sum(row.teacher_usd for row in rows)
     metrics |= by_book(held_out, candidate) | {f"base_{name}": value for name, value in by_book(held_out, alone).items()}
     return Made(ADAPTER_FILES, metrics | ({f"live_{metric}": serving.score} if serving else {}), judge(adapter.gate, candidate, alone, serving))
 

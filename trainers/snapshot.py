@@ -27,13 +27,14 @@ HELD_OUT_ROOM = 500
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One live record of a snapshot, in plain; `is_pair` is a preference."""
+    """One live record of a snapshot, in plain; `is_pair` is a preference, `teacher_usd` what its teacher took."""
 
     example_id: str
     group_id: str
     split: Split
     body: Mapping[str, Any]
     is_pair: bool = False
+    teacher_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,5 +104,5 @@ async def open_rows(records: Sequence[DatasetRecord], keys: KeyStore) -> list[Ro
         except KeyDestroyed:
             continue
         body = json.loads(unseal(key, record.example_id + ":body", record.body))
-        rows.append(Row(record.example_id, record.group_id, record.split, body, record.task == PREFERENCE))
+        rows.append(Row(record.example_id, record.group_id, record.split, body, record.task == PREFERENCE, record.teacher_usd or 0.0))
     return rows

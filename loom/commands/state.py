@@ -31,7 +31,7 @@ def runs(as_json: AsJson = False, project: Project = None, data: Data = None, da
 
 
 def status(as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
-    """Show what is live, what is training, and what was answered.
+    """Show what is live, what is training, what was answered, and what the teacher took.
 
     Example: loom status
     """
@@ -39,7 +39,9 @@ def status(as_json: AsJson = False, project: Project = None, data: Data = None, 
         "SELECT 'live' AS what, adapter AS name, live_version::text AS value FROM adapter_aliases UNION ALL "
         "SELECT 'runs ' || status, adapter, count(*)::text FROM runs GROUP BY status, adapter UNION ALL "
         "SELECT 'requests', status, count(*)::text FROM completions GROUP BY status UNION ALL "
-        "SELECT 'dead letters', stage, count(*)::text FROM dead_letters GROUP BY stage ORDER BY 1, 2"
+        "SELECT 'dead letters', stage, count(*)::text FROM dead_letters GROUP BY stage UNION ALL "
+        "SELECT 'teacher requests', teacher, requests::text FROM teacher_usage UNION ALL SELECT 'teacher tokens', teacher, (input_tokens + output_tokens)::text FROM teacher_usage UNION ALL "
+        "SELECT 'teacher usd', teacher, round(usd::numeric, 4)::text FROM teacher_usage ORDER BY 1, 2"
     )
     print_rows(sql, ["what", "name", "value"], as_json, project, data, database)
 

@@ -44,6 +44,7 @@ class Example:
     teacher: str
     prompt_version: str
     judge_score: float | None = None
+    teacher_usd: float | None = None
     licence: str = "unknown"
     status: ExampleStatus
     reason: str | None = None
@@ -73,4 +74,5 @@ class DatasetRecord:
     split: Split
     group_id: str
     body: Sealed | None = None
+    teacher_usd: float | None = None
     status: RecordStatus

@@ -22,7 +22,7 @@ from runtime.stage import run_stage
 from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Document, Example, ExampleStatus, Label, RecordStatus, Revision
 from streams.context import document_owner
 from streams.intake import Intake
-from streams.synth import offline_teacher
+from streams.teacher.teachers import offline_teacher
 from tests.support.streams import CODEC, System, document, streams
 
 PAGE = b"# Hub\n\nThe hub pairs with sixty devices at most. Concrete walls shorten the radio range considerably.\n\n## Ring\n\nA violet ring means that an update is being installed now.\n"

@@ -23,7 +23,8 @@ from streams.format import FormatStage, LabelStage
 from streams.intake import Intake
 from streams.pool import CutterPool
 from streams.shell import StreamShell
-from streams.synth import SynthStage, Teacher
+from streams.synth import SynthStage
+from streams.teacher.teachers import Teacher
 from tests.support.kafka import publish, read_all
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,7 @@ async def streams(broker: str, database: str, folder: Path, teacher: Teacher) ->
     project = load_project(ROOT / "examples/pebblewire/loom.toml")
     await apply_topics(broker, project.topics.values(), prefix)
     pool = await connect(database)
-    for table in ("document_revisions", "document_chunks", "chunk_claims", "cut_revisions", "teacher_units"):
+    for table in ("document_revisions", "document_chunks", "chunk_claims", "cut_revisions", "teacher_units", "teacher_usage"):
         await pool.execute(f"TRUNCATE {table}")
     context = Context(project, CODEC, PostgresKeys(pool), Objects((folder / "objects").as_uri()), pool, prefix)
     cutters = CutterPool(workers=1)
