@@ -61,7 +61,7 @@ async def pool_of(settings: Settings) -> asyncpg.Pool:
 
 async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     from streams.chunk import ChunkStage
-    from streams.context import Context
+    from streams.context import Context, held_out
     from streams.format import FormatStage, LabelStage
     from streams.intake import Intake
     from streams.pool import CutterPool
@@ -71,7 +71,7 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     project = load_project(settings.project)
     pool = await pool_of(settings)
     codec = codec_of(settings, project)
-    context = Context(project, codec, PostgresKeys(pool), Objects(settings.objects_url), pool, settings.prefix)
+    context = Context(project, codec, PostgresKeys(pool), Objects(settings.objects_url), pool, held_out(project), settings.prefix)
     stages: list[Stage]
     cutters = CutterPool()
     if name == "chunk":

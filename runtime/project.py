@@ -161,6 +161,13 @@ class TeacherLimits(_Table):
         return self
 
 
+class Evaluation(_Table):
+    """Sets that models are judged by; nothing near them is trained on."""
+
+    files: tuple[str, ...] = Field(default=(), description="JSON lines with a `text` or `question` each; paths or patterns, relative to loom.toml.")
+    similarity: float = Field(default=0.9, gt=0, le=1, description="Cosine from which a text is near one of theirs.")
+
+
 class Project(_Table):
     """The whole file. `root` is its folder."""
 
@@ -168,6 +175,7 @@ class Project(_Table):
     base: Base = Base()
     documents: Documents = Documents()
     teacher: TeacherLimits = TeacherLimits()
+    evaluation: Evaluation = Evaluation()
     adapters: dict[Name, Adapter] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -210,7 +218,7 @@ def load_project(path: Path) -> Project:
         raise SettingsError("\n".join(f"{path}: {_fault(e)}" for e in error.errors())) from error
 
 
-_FIELDS = {name for table in (Project, Base, Documents, TeacherLimits, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
+_FIELDS = {name for table in (Project, Base, Documents, TeacherLimits, Evaluation, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
 
 
 def _fault(error: Any) -> str:

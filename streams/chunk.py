@@ -42,8 +42,8 @@ class ChunkStage:
         verdicts = await self._verdicts.judge(revision.doc_id, revision.revision, candidates, record.value or b"", record.origin)
         if verdicts is None:
             return ()  # an orphan's revision, said again behind a newer one
-        chunks = await self._chunks(revision, [(c, p) for c, p in zip(candidates, pieces, strict=True) if c.chunk_id in verdicts.judged], verdicts.judged)
-        chunks += [_withdrawal(revision, gone) for gone in verdicts.withdrawn]
+        chunks = [_withdrawal(revision, gone) for gone in verdicts.withdrawn]  # first, so that what left can be asked about anew
+        chunks += await self._chunks(revision, [(c, p) for c, p in zip(candidates, pieces, strict=True) if c.chunk_id in verdicts.judged], verdicts.judged)
         out = [self._context.outgoing(self.name, CHUNKS.name, c.doc_id, digest(c.chunk_id, record.origin), c, record) for c in chunks]
         orphans = [(doc_id, self._context.codec.decode(Revision, value)) for doc_id, value in verdicts.orphaned.items()]
         return out + [self._context.outgoing(self.name, REVISIONS.name, doc_id, digest("again", doc_id, record.origin), orphan, record) for doc_id, orphan in orphans]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import asyncpg
 
 from runtime.cloudevents import headers
+from runtime.encoder import minilm
 from runtime.kafka import Outgoing, Record
 from runtime.objects import Objects
 from runtime.project import Project
 from runtime.sealing import KeyStore
 from schemas.codec import RECORDS, Codec
 from schemas.events import Event
+from streams.held_out import HeldOut, read_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +27,19 @@ class Context:
     keys: KeyStore
     objects: Objects
     pool: asyncpg.Pool
+    held_out: HeldOut
     prefix: str = ""
 
     def outgoing(self, stage: str, topic: str, key: str, event_id: str, event: Event, parent: Record) -> Outgoing:
         """`event` as a record for `topic`, with CloudEvents and trace headers."""
         return Outgoing(self.prefix + topic, key.encode(), self.codec.encode(event), headers(RECORDS[type(event)], event_id, stage, parent))
+
+
+def held_out(project: Project) -> HeldOut:
+    """The texts of the project's evaluation sets. Raises SettingsError where one can't be read."""
+    patterns = [project.root / pattern for pattern in project.evaluation.files]
+    files = [file for pattern in patterns for file in sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))) or [pattern]]
+    return HeldOut(read_texts(files), project.evaluation.similarity, lambda texts: minilm().encode(texts))
 
 
 def document_owner(doc_id: str) -> str:

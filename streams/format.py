@@ -5,6 +5,7 @@ Everything that an adapter could not be trained on as it is declared is refused 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -61,6 +62,11 @@ def example_body(input_json: str, output_json: str) -> Mapping[str, Any]:
     return body
 
 
+def _asked(given: Mapping[str, Any]) -> str:
+    """What a task's input asks: a message, a text or a question."""
+    return next((str(given[name]) for name in ("message", "text", "question") if name in given), "")
+
+
 def check(spec: samples.TaskSpec, body: Mapping[str, Any]) -> None:
     """Raises InvalidInput when `spec` can't be trained on `body`."""
     try:
@@ -83,15 +89,17 @@ class LabelStage:
         spec = task_spec(self._context.project, label.adapter)
         group = group_of(label)
         given = wanted = None
+        reason: str | None = "withdrawn by upstream"
         if not label.withdrawn:
             body = example_body(label.input, label.output)
             check(spec, body)
+            (reason,) = await asyncio.to_thread(self._context.held_out.meets, [_asked(body["input"])])
             key = await self._context.keys.key(label_owner(group))
             given, wanted = seal(key, label.example_id, canonical_json(body["input"])), seal(key, label.example_id + ":output", canonical_json(body["output"]))
         example = Example(
             example_id=label.example_id, adapter=label.adapter, task=spec.task, input=given, output=wanted, group_id=group, chunk_id=None, doc_id=None,
             teacher="upstream", prompt_version="", judge_score=None, licence=label.licence,
-            status=ExampleStatus.WITHDRAWN if label.withdrawn else ExampleStatus.KEPT, reason="withdrawn by upstream" if label.withdrawn else None,
+            status=ExampleStatus.WITHDRAWN if label.withdrawn else ExampleStatus.REJECTED if reason else ExampleStatus.KEPT, reason=reason,
         )  # fmt: skip
         return [self._context.outgoing(self.name, EXAMPLES.name, label.example_id, digest(label.example_id, record.origin), example, record)]
 

@@ -17,13 +17,16 @@ from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
 from runtime.kafka import Record
 from runtime.objects import Objects
+from runtime.project import Evaluation
 from runtime.sealing import unseal
 from runtime.stage import run_stage
 from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Document, Example, ExampleStatus, Label, RecordStatus, Revision
 from streams.context import document_owner
+from streams.held_out import NEAR, SAME_WORDS
 from streams.intake import Intake
+from streams.synth import ASKED_BEFORE
 from streams.teacher.teachers import offline_teacher
-from tests.support.streams import CODEC, System, document, streams
+from tests.support.streams import CODEC, EXAMPLE, System, document, streams
 
 PAGE = b"# Hub\n\nThe hub pairs with sixty devices at most. Concrete walls shorten the radio range considerably.\n\n## Ring\n\nA violet ring means that an update is being installed now.\n"
 
@@ -56,7 +59,7 @@ async def test_a_new_revision_touches_only_what_changed(system: System) -> None:
     await system.read("chunks", Chunk, 2)
     await system.publish(document("hub", PAGE.replace(b"violet", b"green"), revision=2), document("hub", PAGE, revision=2), document("hub", PAGE.replace(b"violet", b"green"), revision=2))
     chunks = await system.read("chunks", Chunk, 4)
-    assert [c.status for c in chunks if c.revision == 2] == [ChunkStatus.LIVE, ChunkStatus.WITHDRAWN]
+    assert [c.status for c in chunks if c.revision == 2] == [ChunkStatus.WITHDRAWN, ChunkStatus.LIVE]
     (letter,) = await system.read("dead-letters", DeadLetter, 1)
     assert "stale revision 2" in letter.message
     examples = await system.read("examples", Example, 8)
@@ -119,6 +122,40 @@ async def test_an_orphan_that_has_moved_on_is_not_set_back(system: System) -> No
     chunks = await system.read("chunks", Chunk, 7)
     assert {c.status for c in chunks if c.doc_id == "two" and c.revision == 2} == {ChunkStatus.LIVE, ChunkStatus.WITHDRAWN}
     assert len([c for c in chunks if c.doc_id == "two"]) == 4
+
+
+@pytest.mark.asyncio
+async def test_a_question_is_learned_once_and_falls_to_who_else_asks_it(system: System) -> None:
+    """Two documents share a sentence, not the chunk: without a passage, its questions are the same."""
+    shared = b"A violet ring means that an update is being installed now."
+    await system.publish(document("one", b"# One\n\nThe hub pairs with sixty devices at most. " + shared), document("two", b"# Two\n\nBatteries of sensors last about four years. " + shared))
+    made = [e for e in await system.settled("examples", Example, more_than=10) if e.task == "chat"]
+    reasons = {(e.doc_id, e.reason) for e in made}
+    (second,) = {doc_id for doc_id, reason in reasons if reason == ASKED_BEFORE}
+    first = "one" if second == "two" else "two"
+    assert {e.status for e in made if e.reason == ASKED_BEFORE} == {ExampleStatus.REJECTED}
+    # the first leaves, and a new document asks the same
+    await system.publish(document(first, None, revision=2, deleted=True))
+    await system.settled("examples", Example, more_than=len(made) + 2)
+    await system.publish(document("three", b"# Three\n\nCurtains open at sunrise if you ask them to. " + shared))
+    third = [e for e in await system.settled("examples", Example, more_than=len(made) + 4) if e.doc_id == "three"]
+    assert third
+    assert {e.reason for e in third} == {None}
+
+
+@pytest.mark.asyncio
+async def test_nothing_near_an_evaluation_set_is_learned(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    (tmp_path / "held-out.jsonl").write_text('{"text": "please restart the greenhouse hub"}\n{"question": "Please explain violet ring means."}\n')
+    project = EXAMPLE.model_copy(update={"evaluation": Evaluation(files=(str(tmp_path / "*.jsonl"),))})
+    async with streams(kafka.address, postgres.url, tmp_path, offline_teacher(), project) as system:
+        await system.publish(document("hub", PAGE))
+        for text in ("restart the greenhouse hub please", "Please restart the greenhouse hub!", "where is my invoice"):
+            label = Label(example_id=text, adapter="classifier", input=json.dumps({"text": text}), output='{"label": "NEUTRAL"}')
+            await system.send("labels", text.encode(), CODEC.encode(label))
+        examples = await system.settled("examples", Example, more_than=10)
+        assert {e.example_id: e.reason for e in examples if e.task == "classify"} == {"restart the greenhouse hub please": NEAR, "Please restart the greenhouse hub!": SAME_WORDS, "where is my invoice": None}
+        assert {e.example_id for e in await system.settled("datasets.classifier", DatasetRecord)} == {"where is my invoice"}
+        assert len([e for e in examples if e.task == "chat" and e.reason in (SAME_WORDS, NEAR)]) < len([e for e in examples if e.task == "chat" and e.reason is None])
 
 
 @pytest.mark.asyncio

@@ -13,12 +13,12 @@ from typing import Any
 from runtime.database import connect
 from runtime.kafka import Outgoing, apply_topics
 from runtime.objects import Objects
-from runtime.project import load_project
+from runtime.project import Project, load_project
 from runtime.sealing import PostgresKeys
 from schemas.codec import Codec
 from schemas.events import DeadLetter, Document
 from streams.chunk import ChunkStage
-from streams.context import Context
+from streams.context import Context, held_out
 from streams.format import FormatStage, LabelStage
 from streams.intake import Intake
 from streams.pool import CutterPool
@@ -29,6 +29,7 @@ from tests.support.kafka import publish, read_all
 
 ROOT = Path(__file__).parents[2]
 CODEC = Codec()
+EXAMPLE = load_project(ROOT / "examples/pebblewire/loom.toml")
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,14 @@ def document(doc_id: str, content: bytes | None, revision: int = 1, media_type: 
 
 
 @asynccontextmanager
-async def streams(broker: str, database: str, folder: Path, teacher: Teacher) -> AsyncIterator[System]:
+async def streams(broker: str, database: str, folder: Path, teacher: Teacher, project: Project = EXAMPLE) -> AsyncIterator[System]:
     """Streams that run, and must not have failed at the end."""
     prefix = f"test-{uuid.uuid4().hex[:8]}."
-    project = load_project(ROOT / "examples/pebblewire/loom.toml")
     await apply_topics(broker, project.topics.values(), prefix)
     pool = await connect(database)
-    for table in ("document_revisions", "document_chunks", "chunk_claims", "cut_revisions", "teacher_units", "teacher_usage"):
+    for table in ("document_revisions", "document_chunks", "chunk_claims", "cut_revisions", "teacher_units", "teacher_usage", "question_claims"):
         await pool.execute(f"TRUNCATE {table}")
-    context = Context(project, CODEC, PostgresKeys(pool), Objects((folder / "objects").as_uri()), pool, prefix)
+    context = Context(project, CODEC, PostgresKeys(pool), Objects((folder / "objects").as_uri()), pool, held_out(project), prefix)
     cutters = CutterPool(workers=1)
     stages: Sequence[object] = [Intake(context), ChunkStage(context, cutters), SynthStage(context, teacher), LabelStage(context), FormatStage(context)]
     fatal: list[BaseException] = []
