@@ -87,7 +87,9 @@ class Adapter(_Table):
     result: Name = Field(description="Result topic, without `results.`.")
     labels: tuple[str, ...] = Field(default=(), description="Labels of `classify`, entity types of `extract`.")
     tools: tuple[ToolDeclaration, ...] = ()
+    context: dict[str, str] = Field(default_factory=dict, description="Only for `tool`: what applications send beside each message, with values such as theirs; a teacher's examples have it.")
     utterances: tuple[str, ...] = Field(default=(), description="Examples of messages that it is for.")
+    teach: bool = Field(default=True, description="A teacher makes examples for it from documents; else it learns from labels alone.")
     shortlist: int = Field(default=4, ge=1, description="Only for `tool`: of more tools than this, a prompt shows those that are nearest to the message.")
     threshold: float = Field(default=0.5, ge=-1, le=1, description="Cosine below which the router does not choose it.")
     whole_message: bool = Field(default=False, description="It answers the message as a whole, whatever its clauses are about.")
@@ -103,6 +105,8 @@ class Adapter(_Table):
             raise ValueError(f"task {self.task} needs `labels`")
         if self.task == "tool" and not self.tools:
             raise ValueError("task tool needs `tools`")
+        if self.context and self.task != "tool":
+            raise ValueError(f"task {self.task} has no `context`")
         if self.quote and self.task != "chat":
             raise ValueError(f"task {self.task} has no `quote`")
         if self.dpo and self.task not in ("chat", "tool"):
@@ -143,7 +147,7 @@ class Documents(_Table):
 
 
 class TeacherLimits(_Table):
-    """How much the teacher at LOOM_TEACHER_URL is asked, by all workers together. The offline teacher has no limits."""
+    """How the teacher at LOOM_TEACHER_URL is asked, by all workers together. The offline teacher has no limits and no judge."""
 
     concurrency: int = Field(default=16, ge=1, description="Requests at once, a worker.")
     timeout_seconds: int = Field(default=120, ge=1)
@@ -153,6 +157,7 @@ class TeacherLimits(_Table):
     usd_per_million_output: float = Field(default=0.0, ge=0)
     budget_usd: float | None = Field(default=None, gt=0, description="When it is spent, documents wait until it is raised.")
     budget_tokens: int | None = Field(default=None, ge=1)
+    min_judge_score: float = Field(default=0.6, ge=0, le=1, description="What it scores lower as its own judge is not kept; 0: nothing is judged.")
 
     @model_validator(mode="after")
     def _priced(self) -> TeacherLimits:

@@ -62,11 +62,6 @@ def example_body(input_json: str, output_json: str) -> Mapping[str, Any]:
     return body
 
 
-def _asked(given: Mapping[str, Any]) -> str:
-    """What a task's input asks: a message, a text or a question."""
-    return next((str(given[name]) for name in ("message", "text", "question") if name in given), "")
-
-
 def check(spec: samples.TaskSpec, body: Mapping[str, Any]) -> None:
     """Raises InvalidInput when `spec` can't be trained on `body`."""
     try:
@@ -93,7 +88,7 @@ class LabelStage:
         if not label.withdrawn:
             body = example_body(label.input, label.output)
             check(spec, body)
-            (reason,) = await asyncio.to_thread(self._context.held_out.meets, [_asked(body["input"])])
+            (reason,) = await asyncio.to_thread(self._context.held_out.meets, [samples.asked(body["input"])])
             key = await self._context.keys.key(label_owner(group))
             given, wanted = seal(key, label.example_id, canonical_json(body["input"])), seal(key, label.example_id + ":output", canonical_json(body["output"]))
         example = Example(
@@ -125,9 +120,10 @@ class FormatStage:
             owner = document_owner(example.doc_id) if example.doc_id else label_owner(example.group_id)
             key = await self._context.keys.key(owner)
             plain = example_body(unseal(key, example.example_id, example.input), unseal(key, example.example_id + ":output", example.output))
+            wrong = plain["output"].pop("rejected", None)
             check(spec, plain)
             body = seal(key, example.example_id + ":body", canonical_json(plain))
-            pair = self._pair(example, spec, plain, key)
+            pair = self._pair(example, spec, plain, wrong, key)
         made = [self._outgoing(example, example.adapter, example.example_id, spec.task, body, record)]
         if self._aligned(example.adapter) and (pair or not body):
             made.append(self._outgoing(example, PREFERENCES, pair_id(example.example_id), PREFERENCE, pair, record))
@@ -137,10 +133,11 @@ class FormatStage:
         declared = self._context.project.adapters.get(adapter)
         return declared is not None and declared.dpo is not None
 
-    def _pair(self, example: Example, spec: samples.TaskSpec, plain: Mapping[str, Any], key: Key) -> Sealed | None:
-        """A preference made of the example by rule; None where no plausible wrong answer is known."""
-        wrong = plausible_wrong(spec, plain["input"], plain["output"], random.Random(example.example_id)) if self._aligned(example.adapter) else None
-        if wrong is None:
+    def _pair(self, example: Example, spec: samples.TaskSpec, plain: Mapping[str, Any], wrong: Mapping[str, Any] | None, key: Key) -> Sealed | None:
+        """A preference of the example, against the `wrong` output that came with it or one made by rule; None where no plausible one is known."""
+        if wrong is None and self._aligned(example.adapter):
+            wrong = plausible_wrong(spec, plain["input"], plain["output"], random.Random(example.example_id))
+        if wrong is None or not self._aligned(example.adapter):
             return None
         body = {**plain, "rejected": wrong}
         try:

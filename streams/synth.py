@@ -1,30 +1,39 @@
-"""synth: `chunks` in, `examples` out: grounded questions for the chat adapters, raw text for continued pre-training.
+"""synth: `chunks` in, `examples` out: what a teacher makes of each live chunk for every adapter, raw text for continued pre-training.
 
-State: `teacher_units`: a (chunk, task, prompt version, teacher) is asked for once, ever; its reply is kept sealed.
-`question_claims`: who asked what first (`streams.questions`).
+State: `teacher_units` (`streams.teacher.units`) and `question_claims` (`streams.questions`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import structlog
 
 from runtime.errors import InvalidInput
 from runtime.ids import canonical_json, digest, keyed_hash
 from runtime.kafka import Outgoing, Record
-from runtime.sealing import HASH_OWNER, Key, open_bytes, seal, seal_bytes, unseal
-from runtime.tasks.prompt import normalised, one_line
+from runtime.project import Adapter
+from runtime.sealing import HASH_OWNER, Key, seal, unseal
+from runtime.tasks import samples
+from runtime.tasks.prompt import normalised
 from schemas.events import Chunk, ChunkStatus, Example, ExampleStatus
 from schemas.topics import CHUNKS, CPT, EXAMPLES
 from streams.context import Context, document_owner
 from streams.questions import Claim, QuestionClaims
-from streams.teacher.questions import PROMPT_VERSION, QuestionAnswer
+from streams.teacher.asks import MALFORMED, Assignment, Item
+from streams.teacher.judge import Scores, shares
+from streams.teacher.kinds import kinds_of
 from streams.teacher.teachers import Teacher
+from streams.teacher.units import Unit, Units
 
 CPT_VERSION = "text-1"
-UNGROUNDED, ASKED_BEFORE = "the answer is no span of the passage", "the question was asked before"
+NO_TEACHER = "none"
+ASKED_BEFORE, UNREAD, BELOW = "it was asked before", "the teacher's reply could not be used", "the judge's score is too low"
+JUDGE = Scores()
+log = structlog.get_logger()
 
 
 class SynthStage:
@@ -36,8 +45,8 @@ class SynthStage:
     def __init__(self, context: Context, teacher: Teacher) -> None:
         self._context = context
         self._teacher = teacher
+        self._units = Units(context.pool, teacher)
         self._claims = QuestionClaims(context.pool)
-        self._chat = [name for name, adapter in context.project.adapters.items() if adapter.task == "chat"]
 
     async def handle(self, record: Record) -> Sequence[Outgoing]:
         chunk = self._context.codec.decode(Chunk, record.value)
@@ -52,84 +61,111 @@ class SynthStage:
         key = await self._context.keys.key(document_owner(chunk.doc_id))
         text, heading = unseal(key, chunk.chunk_id, chunk.text), unseal(key, chunk.chunk_id + ":path", chunk.heading_path)
         own = text[chunk.overlap :]  # nothing is learned, or asked about, twice
-        drafts = [_Draft(chunk, CPT, CPT_VERSION, "none", 0, chunk.doc_id, {}, {"text": f"{heading}\n\n{own}" if heading else own})]
-        pairs, usd = await self._questions(chunk, own, heading, key) if self._chat else ([], 0.0)
-        for adapter in self._chat:
-            for ordinal, pair in enumerate(pairs):
-                given = {"question": pair.question} | ({"passage": text} if ordinal % 2 == 0 else {})  # open and closed book by turns
-                drafts.append(_Draft(chunk, adapter, PROMPT_VERSION, self._teacher.name, ordinal, family(chunk.doc_id, pair.topic), given, {"answer": pair.answer}, usd / len(pairs) / len(self._chat)))
-        faults = {d.example_id: UNGROUNDED for d in drafts[1:] if not one_line(d.wanted["answer"]) or one_line(d.wanted["answer"]) not in one_line(text)}
-        faults |= await self._faults([d for d in drafts[1:] if d.example_id not in faults])
-        return [draft.example(key, faults.get(draft.example_id)) for draft in drafts]
+        drafts = [_Draft(chunk, _text_unit(chunk), 0, chunk.doc_id, {}, {"text": f"{heading}\n\n{own}" if heading else own})]
+        for name, adapter in self._context.project.adapters.items():
+            for kind in kinds_of(adapter, self._teacher.able):
+                assignment = Assignment(kind, adapter, own, heading, text)
+                drafts += await self._written(chunk, Unit(chunk.chunk_id, name, adapter.task, kind.version(adapter), self._teacher.name), assignment, key)
+        return [draft.example(key) for draft in drafts]
 
-    async def _faults(self, drafts: Sequence[_Draft]) -> dict[str, str]:
-        """Why some of `drafts` are not kept, by id: models are judged by their texts, or they were asked before."""
-        met = await asyncio.to_thread(self._context.held_out.meets, [d.given["question"] for d in drafts])
-        found = {draft.example_id: why for draft, why in zip(drafts, met, strict=True) if why}
+    async def _written(self, chunk: Chunk, unit: Unit, assignment: Assignment, key: Key) -> list[_Draft]:
+        """A unit's examples, those that can't be kept with the reason. A unit that fails costs itself alone."""
+        try:
+            rows, usd = await self._units.rows(unit, assignment, key)
+            items = assignment.ask.items(rows, assignment)
+            drafts = [_Draft(chunk, unit, n, family(chunk.doc_id, item.topic), item.given, item.wanted, usd / len(items), _fault(item, assignment.adapter)) for n, item in enumerate(items)]
+            drafts = await self._not_held_out(drafts)
+            drafts = await self._judged(unit, assignment, drafts, key)
+        except InvalidInput as error:
+            log.warning("synth.unit_failed", chunk_id=chunk.chunk_id, adapter=unit.adapter, version=unit.version, error=str(error))
+            return [_Draft(chunk, unit, 0, chunk.doc_id, fault=UNREAD)]
+        return await self._not_asked_before(drafts)
+
+    async def _not_held_out(self, drafts: Sequence[_Draft]) -> list[_Draft]:
+        met = await asyncio.to_thread(self._context.held_out.meets, [samples.asked(d.given) for d in drafts])
+        return [replace(d, fault=d.fault or why) for d, why in zip(drafts, met, strict=True)]
+
+    async def _judged(self, unit: Unit, assignment: Assignment, drafts: list[_Draft], key: Key) -> list[_Draft]:
+        least = self._context.project.teacher.min_judge_score
+        good = [d for d in drafts if not d.fault]
+        if not good or not least or JUDGE.name not in self._teacher.able:
+            return drafts
+        examples = tuple({"input": {n: v for n, v in d.given.items() if n != "passage"}, "output": d.wanted} for d in good)
+        version = f"{JUDGE.version(assignment.adapter)}-{digest(unit.version, canonical_json(examples))[:8]}"
+        rows, usd = await self._units.rows(replace(unit, version=version), replace(assignment, ask=JUDGE, examples=examples), key)
+        scores = shares(rows, len(good))
+        if scores is None:
+            raise InvalidInput(f"the judge {unit.teacher} gave {len(rows)} scores for {len(good)} examples, or others than it was asked for")
+        by_id = dict(zip((d.example_id for d in good), scores, strict=True))
+        return [replace(d, usd=(d.usd or 0.0) + usd / len(good), score=by_id[d.example_id], fault=None if by_id[d.example_id] >= least else BELOW) if d.example_id in by_id else d for d in drafts]
+
+    async def _not_asked_before(self, drafts: list[_Draft]) -> list[_Draft]:
         secret = (await self._context.keys.key(HASH_OWNER)).secret
-        asked = {d.example_id: keyed_hash(secret, canonical_json([d.adapter, *map(normalised, d.given.values())])) for d in drafts if d.example_id not in found}
+        asked = {d.example_id: keyed_hash(secret, d.question) for d in drafts if not d.fault}
         owners = await self._claims.claim([Claim(asked[d.example_id], d.example_id, d.chunk.doc_id, d.chunk.chunk_id) for d in drafts if d.example_id in asked])
-        return found | {example_id: ASKED_BEFORE for example_id, input_hash in asked.items() if owners[input_hash] != example_id}
-
-    async def _questions(self, chunk: Chunk, text: str, heading: str, key: Key) -> tuple[list[QuestionAnswer], float]:
-        """The teacher's questions on a chunk, asked for once, and what they cost in US dollars."""
-        unit = _unit_id(chunk.chunk_id, self._teacher.name)
-        row = await self._context.pool.fetchrow("SELECT nonce, ciphertext, usd FROM teacher_units WHERE unit_id = $1", unit)
-        if row is not None:
-            return [QuestionAnswer(**pair) for pair in json.loads(open_bytes(key, unit, row["nonce"], row["ciphertext"]))], row["usd"]
-        reply = await self._teacher.ask(text, heading)
-        nonce, ciphertext = seal_bytes(key, unit, canonical_json([asdict(pair) for pair in reply.questions]).encode())
-        await self._context.pool.execute(
-            "INSERT INTO teacher_units (unit_id, key_owner, item_count, nonce, ciphertext, usd) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-            unit, key.key_id, len(reply.questions), nonce, ciphertext, reply.usage.usd,
-        )  # fmt: skip
-        return reply.questions, reply.usage.usd
+        return [replace(d, fault=ASKED_BEFORE) if d.example_id in asked and owners[asked[d.example_id]] != d.example_id else d for d in drafts]
 
     async def _withdraw(self, chunk: Chunk) -> list[Example]:
-        count = await self._context.pool.fetchval("SELECT item_count FROM teacher_units WHERE unit_id = $1", _unit_id(chunk.chunk_id, self._teacher.name))
-        drafts = [_Draft(chunk, CPT, CPT_VERSION, "none", 0, chunk.doc_id)]
-        drafts += [_Draft(chunk, adapter, PROMPT_VERSION, self._teacher.name, ordinal, chunk.doc_id) for adapter in self._chat for ordinal in range(count or 0)]
+        drafts = [_Draft(chunk, _text_unit(chunk), 0, chunk.doc_id)]
+        drafts += [_Draft(chunk, unit, ordinal, chunk.doc_id) for unit in await self._units.of(chunk.chunk_id) for ordinal in range(unit.item_count)]
         await self._claims.give_back([d.example_id for d in drafts])
         return [draft.withdrawal for draft in drafts]
 
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """An example before it is known whether it is kept."""
+    """An example on its way; with a `fault` it is not kept."""
 
     chunk: Chunk
-    adapter: str
-    version: str
-    teacher: str
+    unit: Unit
     ordinal: int
     group_id: str
-    given: Mapping[str, str] = field(default_factory=dict)
-    wanted: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    wanted: Mapping[str, Any] = field(default_factory=dict)
     usd: float | None = None
+    fault: str | None = None
+    score: float | None = None
 
     @property
     def example_id(self) -> str:
-        return digest("example", self.chunk.chunk_id, self.adapter, self.version, self.teacher, self.ordinal)
+        return self.unit.example_id(self.ordinal)
 
-    def example(self, key: Key, fault: str | None) -> Example:
-        """The example; rejected where there is a fault."""
+    @property
+    def question(self) -> str:
+        """What it asks, the same for all who ask it; a preference asks something of its own."""
+        texts = [normalised(value) for value in self.given.values() if isinstance(value, str)]
+        return canonical_json([self.unit.adapter, "rejected" in self.wanted, *texts])
+
+    def example(self, key: Key) -> Example:
+        """The example, kept or rejected."""
         given, wanted = seal(key, self.example_id, canonical_json(self.given)), seal(key, self.example_id + ":output", canonical_json(self.wanted))
-        status = ExampleStatus.REJECTED if fault else ExampleStatus.KEPT
-        return replace(self.withdrawal, input=given, output=wanted, teacher_usd=self.usd, status=status, reason=fault)
+        status = ExampleStatus.REJECTED if self.fault else ExampleStatus.KEPT
+        return replace(self.withdrawal, input=given, output=wanted, teacher_usd=self.usd, judge_score=self.score, status=status, reason=self.fault)
 
     @property
     def withdrawal(self) -> Example:
         """The word that there is no such example any more."""
         return Example(
-            example_id=self.example_id, adapter=self.adapter, task=CPT if self.adapter == CPT else "chat", group_id=self.group_id, chunk_id=self.chunk.chunk_id, doc_id=self.chunk.doc_id,
-            teacher=self.teacher, prompt_version=self.version, status=ExampleStatus.WITHDRAWN, reason="its chunk was withdrawn",
+            example_id=self.example_id, adapter=self.unit.adapter, task=self.unit.task, group_id=self.group_id, chunk_id=self.chunk.chunk_id, doc_id=self.chunk.doc_id,
+            teacher=self.unit.teacher, prompt_version=self.unit.version, status=ExampleStatus.WITHDRAWN, reason="its chunk was withdrawn",
         )  # fmt: skip
+
+
+def _text_unit(chunk: Chunk) -> Unit:
+    return Unit(chunk.chunk_id, CPT, CPT, CPT_VERSION, NO_TEACHER)
+
+
+def _fault(item: Item, adapter: Adapter) -> str | None:
+    """Why an item can't be kept; no words of it, since reasons are not sealed."""
+    if item.fault:
+        return item.fault
+    try:
+        samples.render(adapter.spec, {"input": item.given, "output": item.wanted})
+    except ValueError:
+        return MALFORMED
+    return None
 
 
 def family(doc_id: str, topic: str) -> str:
     """The group of a question: paraphrases of it are trained on, or held out, as one."""
     return digest("family", doc_id, normalised(topic))
-
-
-def _unit_id(chunk_id: str, teacher: str) -> str:
-    return digest("unit", chunk_id, PROMPT_VERSION, teacher)

@@ -95,6 +95,11 @@ def answer(spec: TaskSpec, completion: str, given: Mapping[str, Any]) -> Any:
     return completion.strip()
 
 
+def asked(given: Mapping[str, Any]) -> str:
+    """The text that an input asks about: its message, text or question."""
+    return next((str(given[name]) for name in ("message", "text", "question") if name in given), "")
+
+
 def expected(spec: TaskSpec, wanted: Mapping[str, Any]) -> Any:
     """A training record's output in the form that `answer` gives."""
     if spec.task == "classify":

@@ -15,11 +15,13 @@ import asyncpg
 
 from runtime.errors import Transient
 from runtime.project import TeacherLimits
-from streams.teacher.teachers import REPLY_TOKENS, Reply, Teacher, UnreadableReply, Usage
+from streams.teacher.asks import Assignment
+from streams.teacher.teachers import Reply, Teacher, UnreadableReply, Usage
 
 BYTES_A_TOKEN = 2
 """Fewer than tokenizers make of prose in any language, so that what is booked is hardly ever exceeded."""
-INSTRUCTION_TOKENS = 400
+TEMPLATE_TOKENS = 50
+"""What a chat template adds to a prompt, at most."""
 MINUTE = 60.0
 
 
@@ -83,16 +85,16 @@ class Metered:
     """A teacher that is asked within its limits; its replies say what they cost."""
 
     def __init__(self, teacher: Teacher, limits: TeacherLimits, pool: asyncpg.Pool) -> None:
-        self.name = teacher.name
+        self.name, self.able = teacher.name, teacher.able
         self._teacher, self._limits, self._pool = teacher, limits, pool
 
-    async def ask(self, passage: str, heading: str) -> Reply:
+    async def ask(self, assignment: Assignment) -> Reply:
         """As the teacher's own; waits for the next minute where this one is full. Raises BudgetSpent too."""
-        most = price(self._limits, len((passage + heading).encode()) // BYTES_A_TOKEN + INSTRUCTION_TOKENS, REPLY_TOKENS)
+        most = price(self._limits, len(assignment.prompt.encode()) // BYTES_A_TOKEN + TEMPLATE_TOKENS, assignment.ask.reply_tokens)
         minute = await self._book(most)
         used = Usage()
         try:
-            reply = await self._teacher.ask(passage, heading)
+            reply = await self._teacher.ask(assignment)
             used = price(self._limits, reply.usage.input_tokens, reply.usage.output_tokens)
         except UnreadableReply as error:
             used = price(self._limits, error.usage.input_tokens, error.usage.output_tokens)

@@ -13,9 +13,11 @@ from distilabel.models.llms import AsyncLLM
 from distilabel.typing import FormattedInput, GenerateOutput
 
 from runtime.ids import digest
-from streams.teacher.questions import PASSAGE
+from streams.teacher.questions import Questions
 
 NAME = "offline-extractive-4"
+ABLE = frozenset({Questions.name})
+PASSAGE = re.compile(r"<passage>\n(.*)\n</passage>", re.DOTALL)
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n{2,}")
 WORD = re.compile(r"[A-Za-z][A-Za-z-]{3,}")
 STOP = frozenset(
@@ -53,7 +55,7 @@ def questions(passage: str, count: int) -> list[tuple[str, str, str]]:
 
 
 class OfflineTeacher(AsyncLLM):
-    """distilabel LLM that answers `PassageQuestions` prompts by rule."""
+    """distilabel LLM that answers prompts for `Questions` by rule."""
 
     count: int = QUESTIONS
 

@@ -1,81 +1,63 @@
-"""The task that asks a teacher for questions on a passage, each answered by a span of it."""
+"""Questions on a passage, each answered by a span of it; and pairs of such an answer and a wrong one."""
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from distilabel.steps.tasks import Task
-from distilabel.typing import ChatType, StepColumns
-from pydantic import Field
+from runtime.project import Adapter
+from streams.teacher.asks import COUNT, TEXT, UNGROUNDED, Ask, Assignment, Item, Row, quoted, record
 
-PROMPT_VERSION = "questions-4"
-COUNT = 16
-MAX_CHARACTERS = 400
-GAP = re.compile(r"[\s,]*")
-PASSAGE = re.compile(r"<passage>\n(.*)\n</passage>", re.DOTALL)
-INSTRUCTION = """Write up to {count} questions that a customer could ask and that this passage answers. The answer must be copied from the passage word for word.
+NOT_WRONG = "the wrong answer is not wrong"
+
+
+class Questions(Ask):
+    """Question and answer, open and closed book by turns: every second one is learned without the passage."""
+
+    name = "questions"
+    edition = 4
+    fields = ("question", "answer")
+
+    def instruction(self, assignment: Assignment) -> str:
+        return f"""Write up to {COUNT} questions that a customer could ask and that this passage answers. The answer must be copied from the passage word for word.
 Name the topic of each question in two or three words; questions that ask the same thing in other words share their topic.
-Reply with JSON and nothing else: {{"questions": [{{"question": "...", "answer": "...", "topic": "..."}}]}}
+Reply with JSON and nothing else: {{"questions": [{{"question": "...", "answer": "...", "topic": "..."}}]}}"""
 
-Heading: {heading}
-<passage>
-{passage}
-</passage>"""
+    def row_schema(self, adapter: Adapter) -> dict[str, Any]:
+        return record(dict.fromkeys(("question", "answer", "topic"), TEXT))
 
-
-def reply_schema(count: int) -> dict[str, Any]:
-    """JSON Schema of a reply with at most `count` questions, for endpoints that decode under one."""
-    text = {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS}
-    fields = ("question", "answer", "topic")
-    question = {"type": "object", "properties": dict.fromkeys(fields, text), "required": list(fields), "additionalProperties": False}
-    questions = {"type": "array", "items": question, "minItems": 1, "maxItems": count}
-    return {"type": "object", "properties": {"questions": questions}, "required": ["questions"], "additionalProperties": False}
+    def items(self, rows: Sequence[Row], assignment: Assignment) -> list[Item]:
+        made = []
+        for ordinal, row in enumerate(rows):
+            given = {"question": str(row["question"])} | ({"passage": assignment.chunk} if ordinal % 2 == 0 else {})
+            fault = None if quoted(str(row["answer"]), assignment.chunk) else UNGROUNDED
+            made.append(Item(given, {"answer": str(row["answer"])}, str(row.get("topic") or row["question"]), fault))
+        return made
 
 
-@dataclass(frozen=True, slots=True)
-class QuestionAnswer:
-    """A question with the words of the passage that answer it; `topic` is the same for paraphrases."""
+class Preferences(Ask):
+    """Question, right answer, and a claim in its place that sounds right and that the passage does not support."""
 
-    question: str
-    answer: str
-    topic: str
+    name = "preferences"
+    edition = 1
+    fields = ("question", "answer", "wrong")
 
+    def instruction(self, assignment: Assignment) -> str:
+        return f"""Write up to {COUNT // 2} questions that a customer could ask and that this passage answers. The answer must be copied from the passage word for word.
+Beside each write a wrong answer of about the same length and style, as a careless assistant could give it: another number or name, a condition left out or
+turned round, or a claim that the passage does not make. Whoever reads the passage must see that it is wrong.
+Reply with JSON and nothing else: {{"preferences": [{{"question": "...", "answer": "...", "wrong": "..."}}]}}"""
 
-class PassageQuestions(Task):
-    """distilabel task: `passage`, `heading` in, `questions` out; None where the reply can't be read."""
+    def count(self, assignment: Assignment) -> tuple[int, int]:
+        return 1, COUNT // 2
 
-    count: int = Field(COUNT, ge=1)
+    def row_schema(self, adapter: Adapter) -> dict[str, Any]:
+        return record(dict.fromkeys(self.fields, TEXT))
 
-    @property
-    def inputs(self) -> StepColumns:
-        return ["passage", "heading"]
-
-    @property
-    def outputs(self) -> StepColumns:
-        return ["questions"]
-
-    def format_input(self, input: dict[str, Any]) -> ChatType:  # noqa: A002 - distilabel's name
-        return [{"role": "user", "content": INSTRUCTION.format(count=self.count, heading=input["heading"], passage=input["passage"])}]
-
-    def format_output(self, output: str | None, input: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: A002 - distilabel's name
-        return {"questions": read_reply(output)}
-
-
-def read_reply(reply: str | None) -> list[QuestionAnswer] | None:
-    """The pairs of a teacher's reply, those before the cut where it ends too early; None when it is not what was asked for."""
-    text = reply or ""
-    at, pairs = text.find("[") + 1, []
-    if not at:
-        return None
-    while (start := GAP.match(text, at).end()) < len(text) and text[start] == "{":  # type: ignore[union-attr]
-        try:
-            row, at = json.JSONDecoder().raw_decode(text, start)
-            pairs.append(QuestionAnswer(str(row["question"]), str(row["answer"]), str(row.get("topic") or row["question"])))
-        except KeyError:
-            return None
-        except ValueError:
-            break
-    return pairs if pairs or text[start : start + 1] == "]" else None
+    def items(self, rows: Sequence[Row], assignment: Assignment) -> list[Item]:
+        made = []
+        for row in rows:
+            question, answer, wrong = (str(row[name]) for name in self.fields)
+            fault = UNGROUNDED if not quoted(answer, assignment.chunk) else NOT_WRONG if not wrong.strip() or quoted(wrong, assignment.chunk) else None
+            made.append(Item({"question": question, "passage": assignment.chunk}, {"answer": answer, "rejected": {"answer": wrong}}, question, fault))
+        return made

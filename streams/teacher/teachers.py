@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from runtime.errors import InvalidInput, Transient
-from streams.teacher.questions import QuestionAnswer
+from distilabel.steps.tasks import Task
+from distilabel.typing import ChatType, StepColumns
 
-REPLY_TOKENS = 2048
-"""Enough for 16 questions with their answers."""
+from runtime.errors import InvalidInput, Transient
+from streams.teacher.asks import Assignment, Row, read_rows
+from streams.teacher.judge import Scores
+from streams.teacher.kinds import KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +30,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A teacher's questions on a passage, and what they took."""
+    """What a teacher wrote, and what it took."""
 
-    questions: list[QuestionAnswer]
+    rows: list[Row]
     usage: Usage
 
 
@@ -43,12 +45,13 @@ class UnreadableReply(InvalidInput):
 
 
 class Teacher(Protocol):
-    """Who writes examples."""
+    """Who writes examples; `able` names what it can be asked for."""
 
     name: str
+    able: frozenset[str]
 
-    async def ask(self, passage: str, heading: str) -> Reply:
-        """Questions on `passage`.
+    async def ask(self, assignment: Assignment) -> Reply:
+        """The rows that it wrote.
 
         Raises:
             Transient: the teacher can't be reached.
@@ -57,50 +60,63 @@ class Teacher(Protocol):
         """
 
 
+class Written(Task):
+    """distilabel task: an `assignment` in, `rows` out; None where the reply can't be read."""
+
+    @property
+    def inputs(self) -> StepColumns:
+        return ["assignment"]
+
+    @property
+    def outputs(self) -> StepColumns:
+        return ["rows"]
+
+    def format_input(self, input: dict[str, Any]) -> ChatType:  # noqa: A002 - distilabel's name
+        return [{"role": "user", "content": input["assignment"].prompt}]
+
+    def format_output(self, output: str | None, input: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: A002 - distilabel's name
+        return {"rows": read_rows(output, input["assignment"].ask.fields if input else ())}
+
+
 class DistilabelTeacher:
-    """A teacher behind distilabel: `format_input`, the LLM, `format_output`."""
+    """A teacher behind distilabel: `format_input`, the LLM, `format_output`; held to JSON where the endpoint can do that."""
 
-    def __init__(self, name: str, task: Any) -> None:
-        self.name = name
-        self._task = task
+    def __init__(self, name: str, llm: Any, able: frozenset[str]) -> None:
+        self.name, self.able = name, able
+        self._task = Written(llm=llm)
+        self._task.load()
 
-    async def ask(self, passage: str, heading: str) -> Reply:
+    async def ask(self, assignment: Assignment) -> Reply:
         from openai import BadRequestError, UnprocessableEntityError
 
-        given = {"passage": passage, "heading": heading}
+        given = {"assignment": assignment}
+        form = {"type": "json_schema", "json_schema": {"name": assignment.ask.name, "schema": assignment.reply_schema}}
         try:
-            reply = await self._task.llm.agenerate(self._task.format_input(given), **self._task.llm.get_generation_kwargs())
+            reply = await self._task.llm.agenerate(
+                self._task.format_input(given), max_new_tokens=assignment.ask.reply_tokens, temperature=0.0, extra_body={"response_format": form}
+            )  # in `extra_body`, since distilabel takes flat response formats alone
         except (BadRequestError, UnprocessableEntityError) as error:
-            raise InvalidInput(f"teacher {self.name} refused this chunk: {error}") from error
+            raise InvalidInput(f"teacher {self.name} refused this passage: {error}") from error
         except Exception as error:
             raise Transient(f"teacher {self.name}: {type(error).__name__}: {error}") from error
-        questions: list[QuestionAnswer] | None = self._task.format_output(reply["generations"][0], given)["questions"]
+        rows: list[Row] | None = self._task.format_output(reply["generations"][0], given)["rows"]
         counts = reply["statistics"]
         usage = Usage(sum(counts.get("input_tokens", ())), sum(counts.get("output_tokens", ())))
-        if questions is None:
+        if rows is None:
             raise UnreadableReply(self.name, usage)
-        return Reply(questions, usage)
+        return Reply(rows, usage)
 
 
 def offline_teacher() -> DistilabelTeacher:
     """The offline teacher."""
-    from streams.teacher.offline import NAME, OfflineTeacher
-    from streams.teacher.questions import PassageQuestions
+    from streams.teacher.offline import ABLE, NAME, OfflineTeacher
 
-    task = PassageQuestions(llm=OfflineTeacher())
-    task.load()
-    return DistilabelTeacher(NAME, task)
+    return DistilabelTeacher(NAME, OfflineTeacher(), ABLE)
 
 
 def remote_teacher(url: str, model: str, key: str, timeout_seconds: int) -> DistilabelTeacher:
-    """A teacher at any OpenAI-compatible endpoint, held to JSON where the endpoint can do that."""
+    """A teacher at any OpenAI-compatible endpoint, which is its own judge."""
     from distilabel.models.llms import OpenAILLM
 
-    from streams.teacher.questions import COUNT, PassageQuestions, reply_schema
-
-    form = {"type": "json_schema", "json_schema": {"name": "questions", "schema": reply_schema(COUNT)}}
-    # in `extra_body`, since distilabel takes flat response formats alone
-    asked = {"max_new_tokens": REPLY_TOKENS, "temperature": 0.0, "extra_body": {"response_format": form}}
-    task = PassageQuestions(llm=OpenAILLM(model=model, base_url=url, api_key=key or "none", timeout=timeout_seconds, generation_kwargs=asked))
-    task.load()
-    return DistilabelTeacher(model, task)
+    able = frozenset({kind.name for kinds in KINDS.values() for kind in kinds} | {Scores.name})
+    return DistilabelTeacher(model, OpenAILLM(model=model, base_url=url, api_key=key or "none", timeout=timeout_seconds), able)
