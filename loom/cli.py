@@ -20,10 +20,10 @@ def _group(summary: str, **commands: Callable[..., None]) -> typer.Typer:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", help="loraloom: documents in, a fleet of fresh LoRA adapters out, answers back.")
 for command in (
-    system.up, system.demo, system.worker, exchange.publish, exchange.ask, datasets.snapshot, datasets.diff, state.adapters, state.runs, state.status, state.doctor, declared.contract, declared.init,
+    system.up, system.demo, system.worker, exchange.publish, exchange.ask, datasets.snapshot, datasets.diff, datasets.replay, state.adapters, state.runs, state.status, state.doctor, declared.contract, declared.init,
 ):  # fmt: skip
     app.command()(command)
-app.add_typer(_group("Benchmarks.", quality=bench.quality, router=bench.router, dedup=bench.dedup, parse=bench.parse), name="bench")
+app.add_typer(_group("Benchmarks.", quality=bench.quality, router=bench.router, dedup=bench.dedup, parse=bench.parse, streams=bench.streams), name="bench")
 app.add_typer(_group("The topic catalogue.", apply=declared.apply), name="topics")
 app.add_typer(_group("Records that could not be processed.", list=dlq.list_, show=dlq.show), name="dlq")
 

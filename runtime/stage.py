@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -18,6 +20,7 @@ from schemas.registry import RegistryUnavailable
 log = structlog.get_logger()
 DEPENDENCY_DOWN = (Transient, RegistryUnavailable, *DATABASE_DOWN)
 """What is raised when the world fails and the work is sound: the same call may succeed later."""
+FIRST_WAIT_SECONDS = 0.2
 
 
 class Stage(Protocol):
@@ -35,16 +38,25 @@ async def run_stage(stage: Stage, record: Record, codec: Codec, prefix: str) -> 
     if record.target_stage not in (None, stage.name):
         return ()
     try:
-        async for attempt in stamina.retry_context(on=_note_transient, attempts=None, timeout=None, wait_initial=0.2, wait_max=10.0):
+        try:
+            return await _made(stage, record)  # outside of stamina, which costs as much as a small record
+        except DEPENDENCY_DOWN as error:
+            _note_transient(error)
+        await asyncio.sleep(random.uniform(0, FIRST_WAIT_SECONDS))
+        async for attempt in stamina.retry_context(on=_note_transient, attempts=None, timeout=None, wait_initial=FIRST_WAIT_SECONDS, wait_max=10.0):
             with attempt:
-                outgoing = await stage.handle(record)
-                if big := next((o for o in outgoing if len(o.value or b"") > 4 * MAX_MESSAGE_BYTES), None):
-                    raise InvalidInput(f"{stage.name} made a record of {len(big.value or b'')} bytes for {big.topic}: {4 * MAX_MESSAGE_BYTES} at most")
-                return outgoing
+                return await _made(stage, record)
     except (InvalidInput, InvalidRecord) as error:
         log.warning("record.parked", stage=stage.name, origin=record.origin, error=type(error).__name__)
         return [dead_letter(codec, prefix, stage.name, record, error)]
     raise AssertionError("stamina ends only by a return or an error")
+
+
+async def _made(stage: Stage, record: Record) -> Sequence[Outgoing]:
+    outgoing = await stage.handle(record)
+    if big := next((o for o in outgoing if len(o.value or b"") > 4 * MAX_MESSAGE_BYTES), None):
+        raise InvalidInput(f"{stage.name} made a record of {len(big.value or b'')} bytes for {big.topic}: {4 * MAX_MESSAGE_BYTES} at most")
+    return outgoing
 
 
 def _note_transient(error: Exception) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import struct
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from types import NoneType, UnionType
 from typing import Any
 
@@ -20,6 +20,7 @@ from schemas.events import Event
 
 E = typing.TypeVar("E", bound=Event)
 MAGIC = 0
+AS_IT_IS = frozenset({str, bytes, int, float, bool, NoneType})
 HEADER = struct.Struct(">bI")
 
 RECORDS: Mapping[type, str] = {
@@ -48,6 +49,12 @@ class Codec:
     ) -> None:
         self._ids = cache(ids)
         self._lookup = cache(lambda schema_id: fastavro.parse_schema(lookup(schema_id)))
+        self._resolved = cache(self._resolve)
+
+    def _resolve(self, schema_id: int, record: str) -> tuple[Schema, Schema | None]:
+        """The writer's schema, and the reader's where it is another. Raises LookupError for an unknown id."""
+        writer, reader = self._lookup(schema_id), _reader(record)
+        return writer, None if writer == reader else reader
 
     def encode(self, event: Event) -> bytes:
         """`event` as framed Avro.
@@ -75,12 +82,12 @@ class Codec:
             raise InvalidRecord(f"no {record}: the bytes lack Confluent framing (a zero byte and a schema id)")
         (_, schema_id) = HEADER.unpack_from(data)
         try:
-            writer = self._lookup(schema_id)
+            writer, reader = self._resolved(schema_id, record)
         except LookupError:
             raise InvalidRecord(f"no {record}: schema id {schema_id} is unknown") from None
         body = io.BytesIO(data[HEADER.size :])
         try:
-            plain = fastavro.schemaless_reader(body, writer, _reader(record))
+            plain = fastavro.schemaless_reader(body, writer, reader)
         except (ValueError, EOFError, LookupError, struct.error, TypeError, OverflowError, MemoryError, fastavro.read.SchemaResolutionError) as error:
             raise InvalidRecord(f"no {record}: {type(error).__name__}: {error}") from error
         if body.read(1):
@@ -95,8 +102,11 @@ def _reader(record: str) -> Schema:
 
 def to_plain(value: Any) -> Any:
     """`value` as the dicts, lists and primitives that fastavro writes."""
-    if is_dataclass(value):
-        return {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
+    kind = type(value)
+    if kind in AS_IT_IS:
+        return value
+    if is_dataclass(kind):
+        return {name: to_plain(getattr(value, name)) for name in _names(kind)}
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, tuple):
@@ -105,22 +115,46 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: Any, plain: Any) -> Any:
-    """The typed value of `kind` that `to_plain` made `plain` of."""
-    origin = typing.get_origin(kind)
-    if origin in (UnionType, typing.Union):
-        if plain is None:
-            return None
-        (kind,) = (option for option in typing.get_args(kind) if option is not NoneType)
-        return from_plain(kind, plain)
-    if origin is tuple:
-        return tuple(from_plain(typing.get_args(kind)[0], item) for item in plain)
-    if is_dataclass(kind):
-        return typing.cast(type, kind)(**{name: from_plain(hint, plain[name]) for name, hint in _hints(typing.cast(type, kind)).items()})
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        return kind(plain)
-    return plain
+    """The typed value of `kind` that `to_plain` made `plain` of; dicts in `plain` are used up."""
+    typed = _typed(kind)
+    return typed(plain) if typed else plain
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _typed(kind: Any) -> Callable[[Any], Any] | None:
+    """What makes values of `kind`, looked up once; None where plain values are such."""
+    origin = typing.get_origin(kind)
+    if origin in (UnionType, typing.Union):
+        (option,) = (option for option in typing.get_args(kind) if option is not NoneType)
+        make = _typed(option)
+        return partial(_optional, make) if make else None
+    if origin is tuple:
+        make = _typed(typing.get_args(kind)[0])
+        return partial(_tuple, make) if make else tuple
+    if is_dataclass(kind):
+        return _maker(typing.cast(type, kind))
+    return kind if isinstance(kind, type) and issubclass(kind, StrEnum) else None
+
+
+def _optional(make: Callable[[Any], Any], plain: Any) -> Any:
+    return None if plain is None else make(plain)
+
+
+def _tuple(make: Callable[[Any], Any], plain: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(map(make, plain))
+
+
+def _maker(kind: type) -> Callable[[dict[str, Any]], Any]:
+    typed = {name: make for name, hint in typing.get_type_hints(kind).items() if (make := _typed(hint))}
+
+    def make_one(plain: dict[str, Any]) -> Any:
+        for name, make in typed.items():
+            plain[name] = make(plain[name])
+        return kind(**plain)
+
+    return make_one
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(kind))

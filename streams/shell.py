@@ -1,28 +1,38 @@
 """The Faust shell of the streams: Faust reads, our own fenced transactions write, and Faust never commits.
 
-Records are worked on side by side and committed as they end (`runtime.in_flight`), so that a slow document holds up
-nobody. Measured: without this, Faust delivers 20 to 30 % twice after kills, acknowledges the events of an agent that raises,
-and loses offsets with tables. See docs/decisions/0003.
+What Faust fetches comes here in whole batches, past its streams, which take longer over a record than all that we do with
+it. Records are worked on side by side and committed as they end (`runtime.in_flight`), so that a slow document holds up
+nobody. Measured: without this, Faust delivers 20 to 30 % twice after kills, acknowledges the events of an agent that
+raises, and loses offsets with tables. See docs/decisions/0003.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import faust
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from faust.transport.consumer import ensure_TP
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 
+from runtime.errors import Transient
 from runtime.in_flight import CONCURRENT, InFlight
 from runtime.kafka import Outgoing, Record, committed_offsets, producer
 from runtime.stage import Stage, run_stage
 from runtime.transactions import PartitionTransactions
 from schemas.codec import Codec
 
+WAITING_BATCHES = 4
+"""Of a topic, before Faust fetches no more of it."""
 BATCH = 500
-WITHIN_SECONDS = 0.02
+REWIND_AGAIN_SECONDS = 0.2
+log = structlog.get_logger()
 
 
 class _ReadCommittedThread(AIOKafkaConsumerThread):
@@ -33,13 +43,50 @@ class _ReadCommittedThread(AIOKafkaConsumerThread):
 
 
 class _NeverCommittingConsumer(Consumer):
-    """Fences before Faust reads committed offsets, drains before it gives partitions up, never commits."""
+    """Fences before Faust reads committed offsets, drains before it gives partitions up, never commits; hands batches to the shell."""
 
     def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
         return _ReadCommittedThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _commit(self, offsets: Any) -> bool:
         return True
+
+    async def getmany(self, timeout: float) -> AsyncIterator[Any]:
+        if self._buffered_partitions and not self._get_active_partitions():
+            await self.app.shell.until_room(timeout)  # Faust would sleep for a second
+            return
+        await self._until_flowing()
+        held = self.app.shell.hold
+        records, _ = await self._wait_next_records(timeout)
+        if not records or self.should_stop:
+            return
+        if not self.flow_active or held != self.app.shell.hold:
+            await self._rewind()
+            return
+        for place, batch in records.items():
+            tp = ensure_TP(place)  # Faust's own kind, which it insists on later
+            self.app.shell.take(tp, batch)
+            self._read_offset[tp] = batch[-1].offset
+        return
+        yield  # Faust iterates it, over nothing
+
+    async def _until_flowing(self) -> None:
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+
+    async def _rewind(self) -> None:
+        """What was fetched and not taken is fetched again. Faust's own seek does not move where nothing is committed, or 0."""
+        while not self.should_stop:
+            await self._until_flowing()
+            hold = self.app.shell.hold
+            try:
+                await self.seek_wait(await self.app.shell.committed(self.assignment()))
+            except (KafkaError, Transient, TimeoutError) as error:  # a rebalance took the partitions away
+                log.warning("consumer.rewind_failed", error=f"{type(error).__name__}: {error}")
+                await self.sleep(REWIND_AGAIN_SECONDS)
+                continue
+            if hold == self.app.shell.hold:
+                return
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
         await self.app.shell.drain()
@@ -69,13 +116,16 @@ class StreamShell:
         self._prefix = prefix
         self._group, self._broker, self._on_fatal, self._concurrent = group, broker, on_fatal, concurrent
         self._work: dict[str, InFlight] = {}
+        self._waiting: dict[str, asyncio.Queue[tuple[int, list[Record]]]] = {}
+        self._full: dict[str, set[Any]] = {}
+        self._room = asyncio.Event()
         self._transactions = PartitionTransactions(group, lambda name: producer(broker, name, session_timeout_seconds))
         folder.mkdir(parents=True, exist_ok=True)
         self.app = faust.App(
             group, broker=f"kafka://{broker}", store="memory://", web_enabled=False, topic_disable_leader=True, datadir=str(folder),
             broker_session_timeout=session_timeout_seconds, broker_heartbeat_interval=session_timeout_seconds / 4,
             topic_allow_declare=False, consumer_auto_offset_reset="earliest", value_serializer="raw", key_serializer="raw",
-            consumer_max_fetch_size=16 << 20, stream_wait_empty=False,
+            consumer_max_fetch_size=16 << 20, broker_max_poll_records=BATCH, stream_wait_empty=False,
         )  # fmt: skip
         self.app.shell = self
         self.app.transport.Consumer = _NeverCommittingConsumer
@@ -85,9 +135,11 @@ class StreamShell:
     async def start(self) -> None:
         """Joins the group and begins to work."""
         await self.app.start()
+        self._watch = asyncio.create_task(self._end_with_faust())
 
     async def stop(self) -> None:
         """Drains, leaves the group, disconnects."""
+        self._watch.cancel()
         await self.app.stop()
         await self._transactions.close()
 
@@ -103,11 +155,26 @@ class StreamShell:
             self._on_fatal(error)
             raise
 
+    async def committed(self, assigned: Iterable[Any]) -> dict[Any, int]:
+        """Where the work on each of `assigned` begins."""
+        places = {TopicPartition(tp.topic, tp.partition): tp for tp in assigned}
+        found = await committed_offsets(self._broker, self._group, list(places))
+        return {places[place]: at.offset if at else 0 for place, at in found.items()}
+
     async def drain(self) -> None:
         """Cancels what is in work, then waits for open transactions."""
         for work in self._work.values():
             work.release()
+        for topic, waiting in self._waiting.items():
+            while not waiting.empty():
+                waiting.get_nowait()
+            self.app.consumer._buffered_partitions.difference_update(self._full.pop(topic, ()))
         await self._transactions.drain()
+
+    async def _end_with_faust(self) -> None:
+        """A service of Faust's that fails ends in silence; without it nothing is read any more."""
+        await self.app._crashed.wait()
+        self._on_fatal(self.app.crash_reason or RuntimeError("Faust has crashed"))
 
     def _add_agent(self, stage: Stage) -> None:
         name = self._prefix + stage.topic
@@ -117,14 +184,43 @@ class StreamShell:
             return await run_stage(stage, record, self._codec, self._prefix)
 
         work = self._work[name] = InFlight(self._transactions, handle, self._on_fatal, self._concurrent)
+        waiting = self._waiting[name] = asyncio.Queue()
 
-        async def take_in(stream: Any) -> None:
-            async for batch in stream.take_events(BATCH, WITHIN_SECONDS):
-                # what Faust buffered before a rebalance is read again after it
-                fresh = [event.message for event in batch if event.message.generation_id == self.app.consumer_generation_id]
-                await work.add([Record(m.topic, m.partition, m.offset, m.key, m.value, _headers(m.headers)) for m in fresh])
+        async def take_in(_: Any) -> None:
+            """Takes what the consumer hands over; that there is a stream makes Faust subscribe."""
+            while True:
+                hold, records = await waiting.get()
+                if waiting.qsize() < WAITING_BATCHES:
+                    self._go_on(name)
+                if hold == self.hold:
+                    await work.add(records)
 
         self.app.agent(topic, name=f"streams.{stage.name}", concurrency=1)(take_in)
+
+    @property
+    def hold(self) -> int:
+        """Which hold of partitions this is."""
+        return self._transactions.epoch
+
+    def take(self, tp: Any, batch: Sequence[Any]) -> None:
+        """Takes what was fetched of a partition in this hold."""
+        waiting = self._waiting[tp.topic]
+        waiting.put_nowait((self.hold, [Record(m.topic, m.partition, m.offset, m.key, m.value, _headers(m.headers)) for m in batch]))
+        if waiting.qsize() >= WAITING_BATCHES:
+            self._full.setdefault(tp.topic, set()).add(tp)
+            self.app.consumer.on_buffer_full(tp)
+
+    async def until_room(self, seconds: float) -> None:
+        """Returns when more of a topic can be taken, or after `seconds`."""
+        self._room.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._room.wait(), seconds)
+
+    def _go_on(self, topic: str) -> None:
+        """Faust fetches of `topic` again."""
+        self._room.set()
+        for tp in self._full.pop(topic, ()):
+            self.app.consumer.on_buffer_drop(tp)
 
 
 def _headers(headers: Any) -> tuple[tuple[str, bytes], ...]:

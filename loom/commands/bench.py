@@ -96,6 +96,17 @@ def parse(
     show("parse", parse_rows(documents, quick), json_file)
 
 
+def streams(quick: Quick = False, json_file: JsonFile = None) -> None:
+    """Send records through a worker on a Kafka of its own: how many a second, beside Faust and aiokafka alone.
+
+    Example: loom bench streams --quick
+    """
+    from loom.bench.compare import show
+    from loom.bench.streams import streams_rows
+
+    show("streams", streams_rows(quick), json_file)
+
+
 def _print_scores(scores: Any, as_json: bool) -> None:
     """Scores as a table or as JSON."""
     from rich.console import Console

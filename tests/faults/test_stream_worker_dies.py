@@ -23,6 +23,8 @@ from runtime.kafka import Outgoing, apply_topics
 from schemas.codec import Codec
 from schemas.events import Chunk, DeadLetter, Document
 from schemas.topics import CHUNKS, DEAD_LETTERS, DOCUMENTS
+from streams.shell import StreamShell
+from tests.support.echo_worker import Echo
 from tests.support.kafka import publish, read_all
 
 CODEC = Codec()
@@ -179,3 +181,18 @@ def test_workers_join_and_leave(broker: EmbeddedKafka, start: Start, work: int) 
         assert guest.wait(20) == 0
     asyncio.run(publish(broker.address, second))
     assert_each_once(broker, first + second)
+
+
+def test_a_part_of_faust_that_fails_ends_the_worker(broker: EmbeddedKafka, tmp_path: Path) -> None:
+    """Faust only logs it, and reads nothing any more."""
+
+    async def run() -> BaseException:
+        failed: asyncio.Queue[BaseException] = asyncio.Queue()
+        shell = StreamShell("crash", broker.address, [Echo(0)], folder=tmp_path / "faust", on_fatal=failed.put_nowait)
+        await shell.start()
+        await shell.app.consumer.crash(ValueError("the consumer's"))
+        error = await asyncio.wait_for(failed.get(), 10)
+        await shell.stop()
+        return error
+
+    assert str(asyncio.run(run())) == "the consumer's"
