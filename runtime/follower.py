@@ -14,9 +14,9 @@ from schemas.codec import InvalidRecord
 log = structlog.get_logger()
 
 
-async def read_whole(broker: str, topics: dict[str, int], apply: Callable[[Record], None]) -> None:
-    """Gives all that is on `topics` (with their partition counts) now to `apply`, as `Follower.deliver` does."""
-    follower = Follower(broker, topics)
+async def read_whole(broker: str, topics: dict[str, int], apply: Callable[[Record], None], only: int | None = None) -> None:
+    """Gives all that is on `topics` (with their partition counts) now, or on one partition of each, to `apply`, as `Follower.deliver` does."""
+    follower = Follower(broker, topics, only)
     await follower.start()
     try:
         while not await follower.caught_up():
@@ -26,10 +26,10 @@ async def read_whole(broker: str, topics: dict[str, int], apply: Callable[[Recor
 
 
 class Follower:
-    """Follows `topics` (with their partition counts) without a group, read_committed."""
+    """Follows `topics` (with their partition counts), or one partition of each, without a group, read_committed."""
 
-    def __init__(self, broker: str, topics: dict[str, int]) -> None:
-        self._partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)]
+    def __init__(self, broker: str, topics: dict[str, int], only: int | None = None) -> None:
+        self._partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count) if only in (None, p)]
         self._client: AIOKafkaConsumer = consumer(broker)
         self._ends: dict[TopicPartition, int] = {}
 

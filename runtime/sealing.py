@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import asyncpg
+from cachetools import TTLCache
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -20,6 +21,7 @@ from runtime.errors import IntegrityError, KeyDestroyed
 from schemas.events import Sealed
 
 HASH_OWNER = "system:hashes"
+HELD_KEYS, HELD_SECONDS = 10_000, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,27 +75,31 @@ def unseal(key: Key, record_id: str, sealed: Sealed) -> str:
 
 
 class PostgresKeys:
-    """Keys in the table `keys`. The one state that topics can't rebuild: back it up apart."""
+    """Keys in the table `keys`. The one state that topics can't rebuild: back it up apart.
+
+    A key is held for a minute, so that one that was destroyed is used no longer than that by any process, and of so many owners
+    that memory stays flat.
+    """
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
-        self._known: dict[str, Key] = {}
+        self._held: TTLCache[str, Key] = TTLCache(HELD_KEYS, HELD_SECONDS)
 
     async def key(self, owner: str) -> Key:
-        if owner in self._known:
-            return self._known[owner]
-        row = await self._pool.fetchrow(
-            "INSERT INTO keys (owner, secret) VALUES ($1, $2) ON CONFLICT (owner) DO UPDATE SET owner = keys.owner RETURNING secret",
-            owner,
-            secrets.token_bytes(32),
-        )
+        held = self._held.get(owner)
+        if held is not None:
+            return held
+        row = await self._pool.fetchrow("SELECT secret FROM keys WHERE owner = $1", owner)
+        while row is None:
+            await self._pool.execute("INSERT INTO keys (owner, secret) VALUES ($1, $2) ON CONFLICT (owner) DO NOTHING", owner, secrets.token_bytes(32))
+            row = await self._pool.fetchrow("SELECT secret FROM keys WHERE owner = $1", owner)
         if row["secret"] is None:
             raise KeyDestroyed(f"the key of {owner} was destroyed: its text is forgotten")
-        self._known[owner] = Key(owner, row["secret"])
-        return self._known[owner]
+        key = self._held[owner] = Key(owner, row["secret"])
+        return key
 
     async def destroy(self, owner: str) -> None:
         await self._pool.execute(
             "INSERT INTO keys (owner, secret) VALUES ($1, NULL) ON CONFLICT (owner) DO UPDATE SET secret = NULL, destroyed_at = now()", owner
         )
-        self._known.pop(owner, None)
+        self._held.pop(owner, None)

@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from runtime.errors import InvalidInput
 from runtime.ids import digest
 from runtime.kafka import Outgoing, Record
-from runtime.sealing import HASH_OWNER, Key, open_bytes, seal
+from runtime.sealing import Key, seal
 from schemas.events import Chunk, ChunkStatus, Revision
 from schemas.topics import CHUNKS, REVISIONS
 from streams.context import Context, document_owner
-from streams.cut import Cutting, Piece
+from streams.cut import Piece
+from streams.parses import Parses
 from streams.pool import CutterPool
-from streams.privacy import Pii
 from streams.twins import Twin
 from streams.verdicts import Candidate, Gone, VerdictStore
 
@@ -32,13 +31,14 @@ class ChunkStage:
     topic = REVISIONS.name
 
     def __init__(self, context: Context, cutters: CutterPool) -> None:
-        self._context, self._cutters = context, cutters
+        self._context = context
+        self._parses = Parses(context, cutters)
         self._verdicts = VerdictStore(context.pool)
 
     async def handle(self, record: Record) -> Sequence[Outgoing]:
         revision = self._context.codec.decode(Revision, record.value)
-        pieces = [] if revision.deleted else await self._pieces(revision)
-        candidates = _candidates(revision.doc_id, pieces)
+        pieces = [] if revision.deleted else await self._parses.pieces(revision)
+        candidates = candidates_of(revision.doc_id, pieces)
         verdicts = await self._verdicts.judge(revision.doc_id, revision.revision, candidates, record.value or b"", record.origin)
         if verdicts is None:
             return ()  # an orphan's revision, said again behind a newer one
@@ -54,18 +54,8 @@ class ChunkStage:
         key = await self._context.keys.key(document_owner(revision.doc_id))
         return [_chunk(revision, candidate, piece, twins[candidate.chunk_id], key) for candidate, piece in judged]
 
-    async def _pieces(self, revision: Revision) -> list[Piece]:
-        if revision.copy is None:
-            raise InvalidInput(f"revision {revision.revision} of {revision.doc_id} has no copy")
-        key = await self._context.keys.key(document_owner(revision.doc_id))
-        sealed = await self._context.objects.claim(revision.copy)
-        data = open_bytes(key, f"{revision.doc_id}@{revision.revision}", sealed[:12], sealed[12:])
-        secret = (await self._context.keys.key(HASH_OWNER)).secret
-        project = self._context.project
-        return await self._cutters.cut(revision.media_type, data, Cutting(project.base_folder, Pii(project.documents.pii), secret))
 
-
-def _candidates(doc_id: str, pieces: Sequence[Piece]) -> list[Candidate]:
+def candidates_of(doc_id: str, pieces: Sequence[Piece]) -> list[Candidate]:
     """Each piece with its id: a function of document, content, and how often that content came before."""
     seen: Counter[str] = Counter()
     candidates = []

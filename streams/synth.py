@@ -61,12 +61,12 @@ class SynthStage:
         key = await self._context.keys.key(document_owner(chunk.doc_id))
         text, heading = unseal(key, chunk.chunk_id, chunk.text), unseal(key, chunk.chunk_id + ":path", chunk.heading_path)
         own = text[chunk.overlap :]  # nothing is learned, or asked about, twice
-        drafts = [_Draft(chunk, _text_unit(chunk), 0, chunk.doc_id, {}, {"text": f"{heading}\n\n{own}" if heading else own})]
+        drafts: list[_Draft] = []
         for name, adapter in self._context.project.adapters.items():
             for kind in kinds_of(adapter, self._teacher.able):
                 assignment = Assignment(kind, adapter, own, heading, text)
                 drafts += await self._written(chunk, Unit(chunk.chunk_id, name, adapter.task, kind.version(adapter), self._teacher.name), assignment, key)
-        return [draft.example(key) for draft in drafts]
+        return [text_example(chunk, text, heading, key), *(draft.example(key) for draft in drafts)]
 
     async def _written(self, chunk: Chunk, unit: Unit, assignment: Assignment, key: Key) -> list[_Draft]:
         """A unit's examples, those that can't be kept with the reason. A unit that fails costs itself alone."""
@@ -149,6 +149,12 @@ class _Draft:
             example_id=self.example_id, adapter=self.unit.adapter, task=self.unit.task, group_id=self.group_id, chunk_id=self.chunk.chunk_id, doc_id=self.chunk.doc_id,
             teacher=self.unit.teacher, prompt_version=self.unit.version, status=ExampleStatus.WITHDRAWN, reason="its chunk was withdrawn",
         )  # fmt: skip
+
+
+def text_example(chunk: Chunk, text: str, heading: str, key: Key) -> Example:
+    """What continued pre-training learns of a live chunk with this text, under this heading path."""
+    own = text[chunk.overlap :]
+    return _Draft(chunk, _text_unit(chunk), 0, chunk.doc_id, {}, {"text": f"{heading}\n\n{own}" if heading else own}).example(key)
 
 
 def _text_unit(chunk: Chunk) -> Unit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,6 +74,44 @@ def diff(before: str, after: str, project: Project = None, data: Data = None, br
         table.add_row(change.example_id, change.change, change.why, change.doc_id or "-")
     Console().print(table)
     typer.echo(f"{sum(c.change == 'came' for c in changes)} came, {sum(c.change == 'went' for c in changes)} went")
+
+
+def replay(
+    datasets: Annotated[bool, typer.Option("--datasets", help="Make every dataset again.")] = False,
+    name: Annotated[str, typer.Option("--name", help="The copy's topics begin with `replay-NAME.`; the time, where none is given.")] = "",
+    project: Project = None,
+    data: Data = None,
+    broker: Broker = None,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make every dataset again from what is kept for ever, beside the live one, and compare both byte for byte.
+
+    Example: loom replay --datasets --name after-upgrade
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from loom.replay import PHASES, replay_system
+    from runtime.errors import SettingsError
+
+    if not datasets:
+        raise SettingsError("say what to replay: --datasets")
+    settings = connected_settings(project=project, data=data, broker=broker, database=database)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bars = {what: progress.add_task(what, total=None) for what in PHASES}
+        report = asyncio.run(replay_system(settings, name or f"{datetime.now(UTC):%Y%m%dT%H%M%S}", lambda what, done, of: progress.update(bars[what], completed=done, total=of)))
+    if as_json:
+        typer.echo(json.dumps({**asdict(report), "datasets": [asdict(d) | {"same": d.same} for d in report.datasets]}))
+    else:
+        table = Table("dataset", "live", "replayed", "same")
+        for d in report.datasets:
+            table.add_row(d.dataset, str(d.live), str(d.replayed), "yes" if d.same else "no")
+        Console().print(table)
+        counts = ", ".join(f"{count} {what}" for what, count in report.counts.items()).replace("_", " ")
+        typer.echo(f"{counts}; {report.seconds:.1f} s; topics {report.prefix}datasets.*")
+    raise typer.Exit(0 if all(d.same for d in report.datasets) else 1)
 
 
 def _exporter(settings: Any) -> tuple[Any, dict[str, str]]:

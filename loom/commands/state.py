@@ -41,7 +41,8 @@ def status(as_json: AsJson = False, project: Project = None, data: Data = None, 
         "SELECT 'requests', status, count(*)::text FROM completions GROUP BY status UNION ALL "
         "SELECT 'dead letters', stage, count(*)::text FROM dead_letters GROUP BY stage UNION ALL "
         "SELECT 'teacher requests', teacher, requests::text FROM teacher_usage UNION ALL SELECT 'teacher tokens', teacher, (input_tokens + output_tokens)::text FROM teacher_usage UNION ALL "
-        "SELECT 'teacher usd', teacher, round(usd::numeric, 4)::text FROM teacher_usage ORDER BY 1, 2"
+        "SELECT 'teacher usd', teacher, round(usd::numeric, 4)::text FROM teacher_usage UNION ALL "
+        "SELECT 'teacher usd a chunk', teacher, round((sum(usd) / count(DISTINCT chunk_id))::numeric, 6)::text FROM teacher_units GROUP BY teacher ORDER BY 1, 2"
     )
     print_rows(sql, ["what", "name", "value"], as_json, project, data, database)
 

@@ -1,0 +1,105 @@
+"""What is kept for ever is enough: every dataset is made again, byte for byte, beside a system that goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from loom.embedded.kafka import EmbeddedKafka
+from loom.embedded.postgres import EmbeddedPostgres
+from loom.replay import Rebuilt, Replay, Report
+from runtime.errors import SettingsError
+from schemas.events import DatasetRecord, Label, RecordStatus
+from streams.context import document_owner
+from streams.teacher.teachers import offline_teacher
+from tests.support.live import EXAMPLE, ROOT
+from tests.support.streams import CODEC, System, document, streams
+
+PAGE = b"# Hub\n\nThe hub pairs with sixty devices at most. Concrete walls shorten the radio range considerably.\n\n## Ring\n\nA violet ring means that an update is being installed now.\n"
+LAMP = b"# Lamp\n\nThe lamp dims in eleven steps when the dial is turned slowly. It remembers the last step for a year.\n"
+
+
+@pytest_asyncio.fixture
+async def system(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator[System]:
+    async with streams(kafka.address, postgres.url, tmp_path, offline_teacher()) as running:
+        yield running
+
+
+async def label(system: System, example_id: str, withdrawn: bool = False) -> None:
+    given = {"text": f"the {example_id} does nothing"}
+    event = Label(example_id=example_id, adapter="classifier", input=json.dumps(given), output='{"label": "NEGATIVE"}', withdrawn=withdrawn)
+    await system.send("labels", example_id.encode(), CODEC.encode(event))
+
+
+async def a_history(system: System) -> None:
+    """Twins, a change, a withdrawal, a deletion, a document that is forgotten, labels."""
+    await system.publish(document("hub", PAGE), document("copy", PAGE), document("lamp", LAMP), document("gone", LAMP.replace(b"Lamp", b"Dimmer")), document("secret", b"# Secret\n\nThe safe opens with nine turns to the left only.\n"))
+    for name in ("remote", "sensor", "siren"):
+        await label(system, name)
+    made = await system.settled("datasets.chat", DatasetRecord, 20)
+    await system.publish(document("hub", PAGE.replace(b"violet", b"green"), revision=2), document("gone", None, revision=2, deleted=True))
+    await label(system, "siren", withdrawn=True)
+    await system.settled("datasets.chat", DatasetRecord, len(made) + 4)
+    await system.context.keys.destroy(document_owner("secret"))
+
+
+def replay(system: System, side: str = "side.") -> Replay:
+    return Replay(system.context, system.broker, system.prefix + side, lambda *_: None)
+
+
+def by_name(report: Report) -> dict[str, Rebuilt]:
+    return {dataset.dataset: dataset for dataset in report.datasets}
+
+
+@pytest.mark.asyncio
+async def test_every_dataset_is_made_again_byte_for_byte(system: System, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    await a_history(system)
+    report = await replay(system).run()
+    assert all(dataset.same for dataset in report.datasets), report
+    sizes = {name: dataset.live for name, dataset in by_name(report).items()}
+    assert sizes["cpt"] == 3  # of hub its two sections, of lamp one
+    assert sizes["classifier"] == 2
+    assert sizes["chat"] > 10
+    assert sizes["preferences"] > 5
+    assert report.counts["cut_otherwise"] == report.counts["refused"] == report.counts["copies_lost"] == 0
+    assert report.counts["forgotten"] > 1
+    with pytest.raises(SettingsError, match="give the replay another name"):
+        await replay(system).run()
+    # the system goes on, unfenced
+    await system.publish(document("lamp", LAMP + b"\nIts cable is two metres long and may be replaced by anybody.\n", revision=2))
+    await system.settled("datasets.chat", DatasetRecord, 40)
+    # by its command
+    environment = os.environ | {"LOOM_PREFIX": system.prefix, "LOOM_DATA": str(tmp_path / "data"), "LOOM_PROJECT": str(EXAMPLE), "LOOM_BROKER": system.broker, "LOOM_DATABASE": postgres.url}
+    environment["LOOM_OBJECTS"] = system.context.objects.url
+    told = await asyncio.to_thread(subprocess.run, [sys.executable, "-m", "loom", "replay", "--datasets", "--name", "two", "--json"], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    answer: dict[str, Any] = json.loads(told.stdout)
+    assert all(d["same"] for d in answer["datasets"]), answer
+    assert {d["dataset"]: d["live"] for d in answer["datasets"]}["chat"] > sizes["chat"]
+
+
+@pytest.mark.asyncio
+async def test_what_has_changed_since_is_told(system: System) -> None:
+    await a_history(system)
+    # a record that came from nowhere, and a copy that says something else
+    stray = (await system.read("datasets.classifier", DatasetRecord, 1))[0]
+    await system.send("datasets.classifier", b"stray", CODEC.encode(DatasetRecord(
+        example_id="stray", adapter="classifier", task="classify", split=stray.split, group_id="stray", body=stray.body, status=RecordStatus.LIVE,
+    )))  # fmt: skip
+    folder = Path(system.context.objects.url.removeprefix("file://"))
+    for file in [f for f in folder.rglob("*") if f.is_file()]:
+        file.write_bytes(b"damaged" * 10)
+    report = await replay(system).run()
+    assert not by_name(report)["classifier"].same
+    assert by_name(report)["chat"].same  # the teacher's words are on the topic
+    assert report.counts["copies_lost"] == 3
+    assert report.counts["cut_otherwise"] == report.counts["chunks"] - 1  # all but the forgotten one, which nobody can cut
