@@ -34,12 +34,15 @@ def _counts(name: str) -> bool:
 
 
 def load_model(folder: str) -> PreTrainedModel:
-    """The model in float32 on a CPU, in its own type on a GPU."""
+    """The model in float32 on a CPU, in its own type on a GPU.
+
+    Eager attention on a CPU: the backward pass of torch's fused one takes a quarter of a step at these lengths.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     on_gpu = torch.cuda.is_available()
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if on_gpu else torch.float32, device_map="cuda" if on_gpu else None)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if on_gpu else torch.float32, device_map="cuda" if on_gpu else None, attn_implementation=None if on_gpu else "eager")
     return model
 
 

@@ -18,6 +18,8 @@ from trainers.base_model import load_model
 if TYPE_CHECKING:
     from peft import PeftModel
 
+WIDTH_TOKENS = 32
+"""Rows are as wide as a multiple of this: oneDNN makes its kernels anew for each width that it has not seen."""
 Tokens = tuple[list[int], list[int]]
 Progress = Callable[[int, int, float], None]
 IGNORED = -100
@@ -40,10 +42,11 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progr
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
             base = model.get_base_model()
-            hidden = base.base_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state[:, :-1]
             targets = inputs["labels"][:, 1:]
             learnt = targets != IGNORED
-            logits = base.get_output_embeddings()(hidden[learnt]).float()
+            with self.accelerator.autocast():  # accelerate wraps the forward of the whole model alone
+                hidden = base.base_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state[:, :-1]
+            logits = torch.nn.functional.linear(hidden[learnt].float(), base.get_output_embeddings().weight.float())  # as many rows as are learnt: another number each time
             return torch.nn.functional.cross_entropy(logits, targets[learnt], reduction="sum") / (num_items_in_batch or learnt.sum())
 
     fitting = [(prompt, completion) for prompt, completion in rows if len(prompt) + len(completion) <= recipe.max_tokens]
@@ -51,7 +54,7 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progr
     steps = min(recipe.max_steps, max(1, round(recipe.epochs * len(fitting) / recipe.batch_size)))
     arguments = SFTConfig(
         **common_arguments(folder, recipe, recipe.batch_size, MAX_CPU_ROWS), max_steps=steps, learning_rate=recipe.learning_rate, max_length=recipe.max_tokens,
-        train_sampling_strategy="group_by_length", packing=False,
+        train_sampling_strategy="group_by_length", packing=False, pad_to_multiple_of=WIDTH_TOKENS,
     )  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = CompletionLoss(
