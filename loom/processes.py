@@ -65,6 +65,7 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     from streams.format import FormatStage, LabelStage
     from streams.intake import Intake
     from streams.pool import CutterPool
+    from streams.rebuild import rebuild
     from streams.shell import StreamShell
     from streams.synth import SynthStage
 
@@ -89,6 +90,7 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
         f"{settings.prefix}{name}", broker_of(settings), stages, folder=settings.data / "faust" / name, on_fatal=start_over,
         prefix=settings.prefix, session_timeout_seconds=settings.session_timeout_seconds, codec=codec, concurrent=project.teacher.concurrency if name == "synth" else CONCURRENT,
     )  # fmt: skip
+    await rebuild(context, broker_of(settings))
     await shell.start()
     await stop.wait()
     await shell.stop()

@@ -101,7 +101,7 @@ class SynthStage:
 
     async def _not_asked_before(self, drafts: list[_Draft]) -> list[_Draft]:
         secret = (await self._context.keys.key(HASH_OWNER)).secret
-        asked = {d.example_id: keyed_hash(secret, d.question) for d in drafts if not d.fault}
+        asked = {d.example_id: keyed_hash(secret, question(d.unit.adapter, d.given, d.wanted)) for d in drafts if not d.fault}
         owners = await self._claims.claim([Claim(asked[d.example_id], d.example_id, d.chunk.doc_id, d.chunk.chunk_id) for d in drafts if d.example_id in asked])
         return [replace(d, fault=ASKED_BEFORE) if d.example_id in asked and owners[asked[d.example_id]] != d.example_id else d for d in drafts]
 
@@ -130,12 +130,6 @@ class _Draft:
     def example_id(self) -> str:
         return self.unit.example_id(self.ordinal)
 
-    @property
-    def question(self) -> str:
-        """What it asks, the same for all who ask it; a preference asks something of its own."""
-        texts = [normalised(value) for value in self.given.values() if isinstance(value, str)]
-        return canonical_json([self.unit.adapter, "rejected" in self.wanted, *texts])
-
     def example(self, key: Key) -> Example:
         """The example, kept or rejected."""
         given, wanted = seal(key, self.example_id, canonical_json(self.given)), seal(key, self.example_id + ":output", canonical_json(self.wanted))
@@ -149,6 +143,12 @@ class _Draft:
             example_id=self.example_id, adapter=self.unit.adapter, task=self.unit.task, group_id=self.group_id, chunk_id=self.chunk.chunk_id, doc_id=self.chunk.doc_id,
             teacher=self.unit.teacher, prompt_version=self.unit.version, status=ExampleStatus.WITHDRAWN, reason="its chunk was withdrawn",
         )  # fmt: skip
+
+
+def question(adapter: str, given: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What an example asks, the same for all who ask it; a preference asks something of its own."""
+    texts = [normalised(value) for _, value in sorted(given.items()) if isinstance(value, str)]
+    return canonical_json([adapter, "rejected" in wanted, *texts])
 
 
 def text_example(chunk: Chunk, text: str, heading: str, key: Key) -> Example:

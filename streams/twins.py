@@ -66,6 +66,11 @@ def prints(texts: Sequence[str], content_hashes: Sequence[str], secret: bytes) -
     return made
 
 
+def short_print(content_hash: str) -> Print:
+    """The print of a text that has exact twins alone."""
+    return Print(content_hash, np.array((), dtype=SLOT), ())
+
+
 def similarity(one: Signature, other: Signature) -> float:
     """The estimated Jaccard of two texts; 0.0 where one of them is short."""
     return float(np.mean(one == other)) if one.size and other.size else 0.0

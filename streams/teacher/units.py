@@ -18,7 +18,8 @@ from streams.teacher.teachers import Teacher
 
 INSERT = """
 INSERT INTO teacher_units (unit_id, chunk_id, adapter, task, version, teacher, item_count, key_owner, nonce, ciphertext, usd)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (unit_id) DO UPDATE
+SET item_count = greatest(teacher_units.item_count, $7), nonce = $9, ciphertext = $10, usd = teacher_units.usd + $11 WHERE teacher_units.ciphertext IS NULL
 """
 
 
@@ -51,7 +52,7 @@ class Units:
 
     async def rows(self, unit: Unit, assignment: Assignment, key: Key) -> tuple[list[Row], float]:
         """What the teacher wrote, now or before, and what it took in US dollars. Raises as `Teacher.ask` does."""
-        row = await self._pool.fetchrow("SELECT nonce, ciphertext, usd FROM teacher_units WHERE unit_id = $1", unit.unit_id)
+        row = await self._pool.fetchrow("SELECT nonce, ciphertext, usd FROM teacher_units WHERE unit_id = $1 AND ciphertext IS NOT NULL", unit.unit_id)
         if row is not None:
             return json.loads(open_bytes(key, unit.unit_id, row["nonce"], row["ciphertext"])), row["usd"]
         reply = await self._teacher.ask(assignment)

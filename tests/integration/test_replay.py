@@ -18,8 +18,9 @@ from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
 from loom.replay import Rebuilt, Replay, Report
 from runtime.errors import SettingsError
-from schemas.events import DatasetRecord, Label, RecordStatus
+from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Example, ExampleStatus, Label, RecordStatus
 from streams.context import document_owner
+from streams.rebuild import rebuild
 from streams.teacher.teachers import offline_teacher
 from tests.support.live import EXAMPLE, ROOT
 from tests.support.streams import CODEC, System, document, streams
@@ -41,7 +42,7 @@ async def label(system: System, example_id: str, withdrawn: bool = False) -> Non
 
 
 async def a_history(system: System) -> None:
-    """Twins, a change, a withdrawal, a deletion, a document that is forgotten, labels."""
+    """Twins, a change, a withdrawal, a deletion, labels."""
     await system.publish(document("hub", PAGE), document("copy", PAGE), document("lamp", LAMP), document("gone", LAMP.replace(b"Lamp", b"Dimmer")), document("secret", b"# Secret\n\nThe safe opens with nine turns to the left only.\n"))
     for name in ("remote", "sensor", "siren"):
         await label(system, name)
@@ -49,6 +50,9 @@ async def a_history(system: System) -> None:
     await system.publish(document("hub", PAGE.replace(b"violet", b"green"), revision=2), document("gone", None, revision=2, deleted=True))
     await label(system, "siren", withdrawn=True)
     await system.settled("datasets.chat", DatasetRecord, len(made) + 4)
+
+
+async def forget(system: System) -> None:
     await system.context.keys.destroy(document_owner("secret"))
 
 
@@ -63,10 +67,11 @@ def by_name(report: Report) -> dict[str, Rebuilt]:
 @pytest.mark.asyncio
 async def test_every_dataset_is_made_again_byte_for_byte(system: System, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
     await a_history(system)
+    await forget(system)
     report = await replay(system).run()
     assert all(dataset.same for dataset in report.datasets), report
     sizes = {name: dataset.live for name, dataset in by_name(report).items()}
-    assert sizes["cpt"] == 3  # of hub its two sections, of lamp one
+    assert sizes["cpt"] == 4  # of hub its two sections, of its copy the one that hub changed, of lamp one
     assert sizes["classifier"] == 2
     assert sizes["chat"] > 10
     assert sizes["preferences"] > 5
@@ -90,6 +95,7 @@ async def test_every_dataset_is_made_again_byte_for_byte(system: System, postgre
 @pytest.mark.asyncio
 async def test_what_has_changed_since_is_told(system: System) -> None:
     await a_history(system)
+    await forget(system)
     # a record that came from nowhere, and a copy that says something else
     stray = (await system.read("datasets.classifier", DatasetRecord, 1))[0]
     await system.send("datasets.classifier", b"stray", CODEC.encode(DatasetRecord(
@@ -103,3 +109,42 @@ async def test_what_has_changed_since_is_told(system: System) -> None:
     assert by_name(report)["chat"].same  # the teacher's words are on the topic
     assert report.counts["copies_lost"] == 3
     assert report.counts["cut_otherwise"] == report.counts["chunks"] - 1  # all but the forgotten one, which nobody can cut
+
+
+TABLES = {
+    "document_revisions": "SELECT doc_id, revision, content_hash FROM document_revisions",
+    "cut_revisions": "SELECT doc_id, revision, record FROM cut_revisions",
+    "document_chunks": "SELECT doc_id, chunk_id, ordinal, content_hash, twin_id, similarity FROM document_chunks WHERE withdrawn_by IS NULL",
+    "chunk_claims": "SELECT chunk_id, content_hash, signature, bands FROM chunk_claims",
+    "question_claims": "SELECT input_hash, example_id, doc_id, chunk_id FROM question_claims",
+    "teacher_units": "SELECT unit_id, chunk_id, adapter, task, version, teacher, item_count, key_owner FROM teacher_units WHERE item_count > 0 AND chunk_id IN (SELECT chunk_id FROM chunk_claims)",
+}
+
+
+async def tables(system: System) -> dict[str, set[str]]:
+    return {name: {str(tuple(row)) for row in await system.context.pool.fetch(sql)} for name, sql in TABLES.items()}
+
+
+@pytest.mark.asyncio
+async def test_tables_that_were_lost_are_made_again(system: System) -> None:
+    await a_history(system)
+    before = await tables(system)
+    assert await rebuild(system.context, system.broker) == 0  # nothing was lost
+    for name in TABLES:
+        await system.context.pool.execute(f"TRUNCATE {name}")
+    made = await asyncio.gather(rebuild(system.context, system.broker), rebuild(system.context, system.broker))
+    assert sorted(made)[0] == 0
+    after = await tables(system)
+    for name in TABLES:
+        assert after[name] == before[name], name
+        assert after[name]
+    # the system goes on as if nothing had been lost: what it has is a twin, what is stale is refused, what leaves takes its examples with it
+    await system.publish(document("another", LAMP), document("hub", PAGE, revision=1))
+    chunks = await system.settled("chunks", Chunk, 12)
+    assert [c.status for c in chunks if c.doc_id == "another"] == [ChunkStatus.DUPLICATE]
+    await system.publish(document("lamp", None, revision=2, deleted=True))
+    chunks = await system.settled("chunks", Chunk, len(chunks))
+    assert [c.status for c in chunks if c.doc_id == "another"] == [ChunkStatus.DUPLICATE, ChunkStatus.LIVE]
+    withdrawn = {e.example_id for e in await system.settled("examples", Example) if e.status is ExampleStatus.WITHDRAWN and e.doc_id == "lamp"}
+    assert {e.example_id for e in await system.settled("examples", Example) if e.doc_id == "lamp"} == withdrawn
+    assert "stale revision" in (await system.read("dead-letters", DeadLetter, 1))[0].message

@@ -75,7 +75,7 @@ async def streams(broker: str, database: str, folder: Path, teacher: Teacher, pr
     prefix = f"test-{uuid.uuid4().hex[:8]}."
     await apply_topics(broker, project.topics.values(), prefix)
     pool = await connect(database)
-    for table in ("document_revisions", "document_chunks", "chunk_claims", "cut_revisions", "teacher_units", "teacher_usage", "question_claims"):
+    for table in ("keys", "document_revisions", "document_chunks", "chunk_claims", "cut_revisions", "teacher_units", "teacher_usage", "question_claims"):
         await pool.execute(f"TRUNCATE {table}")
     context = Context(project, CODEC, PostgresKeys(pool), Objects((folder / "objects").as_uri()), pool, held_out(project), prefix)
     cutters = CutterPool(workers=1)
