@@ -113,19 +113,29 @@ class Residency:
                 serving.released.notify_all()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follows the registry until `stop` is set, then stops the engine."""
+        """Follows the registry until `stop` is set, then stops the engine, also one that is starting."""
         await self._follower.start()
+        following = asyncio.create_task(self._follow())
+        stopping = asyncio.create_task(stop.wait())
         try:
-            while not stop.is_set():
-                await self._follower.deliver(self._apply)
-                if await self._follower.caught_up():
-                    await self._settle()
+            await asyncio.wait((following, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                await following
         finally:
+            for task in (following, stopping):
+                task.cancel()
+            await asyncio.wait((following, stopping))
             await self._follower.stop()
             for task in self._chores:
                 task.cancel()
             if self._serving:
                 await self._serving.engine.stop()
+
+    async def _follow(self) -> None:
+        while True:
+            await self._follower.deliver(self._apply)
+            if await self._follower.caught_up():
+                await self._settle()
 
     def _apply(self, record: Record) -> None:
         event = self._codec.decode(AdapterEvent, record.value)
@@ -189,8 +199,12 @@ class Residency:
             await self._end()
         serving = _Serving(self._make_engine(base), epoch)
         await serving.engine.start()
-        for adapter, number in self._wanted.items():
-            await self._bring(serving, adapter, number)
+        try:
+            for adapter, number in self._wanted.items():
+                await self._bring(serving, adapter, number)
+        except BaseException:
+            await serving.engine.stop()
+            raise
         self._serving = serving
         self.ready.set()
         log.info("epoch.switched", epoch=epoch.epoch, beside=beside, seconds=round(time.monotonic() - began, 1))

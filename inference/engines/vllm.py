@@ -7,6 +7,7 @@ old name would answer with the old one's cache. `load_inplace` is never used.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 import os
@@ -14,6 +15,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from inference.engines import Generation
 from runtime.errors import InvalidInput, Transient
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 CPU_CACHE_BYTES = 512 << 20
+ENDING_SECONDS = 0.2
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
 
 
@@ -37,14 +41,28 @@ class VllmEngine:
         self._engine: AsyncLLM | None = None
         self._loaded: dict[str, LoRARequest] = {}
         self._ids = itertools.count(1)
+        self._cancelled = False
 
     async def start(self) -> None:
-        """Starts the engine's process; returns when it can answer."""
+        """Starts the engine's process; returns when it can answer. What is cancelled leaves no process behind."""
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        others = _children()
         # in a thread, since it takes most of a minute, while heartbeats to Kafka must go on
-        engine = await asyncio.to_thread(self._make)
-        await engine.check_health()
+        making = asyncio.get_running_loop().run_in_executor(None, self._make)
+        try:
+            engine = await asyncio.shield(making)
+            await engine.check_health()
+        except asyncio.CancelledError:
+            self._cancelled = True
+            while not making.done():  # the thread ends when its processes do
+                for process in _children() - others:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+                await asyncio.sleep(ENDING_SECONDS)
+            if making.exception() is None:
+                await asyncio.to_thread(making.result().shutdown)
+            raise
         self._engine = engine
 
     def _make(self) -> AsyncLLM:
@@ -52,6 +70,8 @@ class VllmEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        if self._cancelled:
+            raise Transient("the engine was stopped as it started")
         cache = {} if torch.cuda.is_available() else {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments, **cache))
 
@@ -66,12 +86,11 @@ class VllmEngine:
             await asyncio.to_thread(engine.shutdown)
 
     def has_room_beside(self) -> bool:
-        import psutil
         import torch
 
         if torch.cuda.is_available():
             return False  # vLLM takes its share of the GPU's memory, nine tenths, at once
-        used = sum(child.memory_info().rss for child in psutil.Process().children(recursive=True))
+        used = sum(child.memory_info().rss for child in _children())
         return bool(psutil.virtual_memory().available > 1.5 * used)
 
     async def add(self, name: str, folder: Path) -> None:
@@ -132,3 +151,8 @@ class VllmEngine:
         if last is None:
             raise Transient("the engine gave no output")
         return last.outputs[0]
+
+
+def _children() -> set[psutil.Process]:
+    """The processes below this one."""
+    return set(psutil.Process().children(recursive=True))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from inference.engines.vllm import VllmEngine
 from inference.service import Answer
 from inference.worker import AnswerStage, RequestShell
 from loom.embedded.kafka import EmbeddedKafka
@@ -92,3 +96,26 @@ async def test_a_fenced_shell_starts_over_and_its_open_transaction_counts_for_no
     assert len(stolen) == 2
     assert {i: n for i, n in words.items() if n != 1} == {}
     assert len(words) == 200
+
+
+@pytest.mark.asyncio
+async def test_an_engine_that_starts_can_be_stopped_and_leaves_no_process() -> None:
+    def engines() -> set[psutil.Process]:
+        found = set()
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(process.cmdline()):
+                    found.add(process)
+        return found
+
+    before = engines()
+    starting = asyncio.create_task(VllmEngine(load_project(PROJECT).base_folder).start())
+    while not engines() - before:
+        assert not starting.done()
+        await asyncio.sleep(0.2)
+    began = time.monotonic()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert time.monotonic() - began < 20
+    assert not engines() - before
