@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -47,10 +48,16 @@ DECLARED = Offer()
 
 
 def task_input(task: str, text: str, context: Mapping[str, str]) -> dict[str, Any]:
-    """A request's text as the input of a task; a chat answer may rest on the context's `passage`."""
+    """A request's text as the input of a task; a chat answer may rest on the context's `passage`, and on its `history`, a JSON list of turns.
+
+    Raises:
+        ValueError: the history is no JSON.
+    """
     if task == "tool":
         return {"message": text, "context": dict(context)}
-    return {"question": text, "passage": context.get("passage", "")} if task == "chat" else {"text": text}
+    if task != "chat":
+        return {"text": text}
+    return {"question": text, "passage": context.get("passage", ""), "history": json.loads(context.get("history", "[]"))}
 
 
 def allowed(adapter: Adapter, names: Sequence[str] | None, offer: Offer = DECLARED) -> TaskSpec:

@@ -147,7 +147,7 @@ class _Draft:
 
 def question(adapter: str, given: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """What an example asks, the same for all who ask it; a preference asks something of its own."""
-    texts = [normalised(value) for _, value in sorted(given.items()) if isinstance(value, str)]
+    texts = [normalised(value if isinstance(value, str) else canonical_json(value)) for _, value in sorted(given.items()) if isinstance(value, (str, list))]
     return canonical_json([adapter, "rejected" in wanted, *texts])
 
 

@@ -89,7 +89,7 @@ async def _follow(client: Any, folders: Sequence[Path], source: str, kind: str |
     return published
 
 
-def ask(text: str, adapter: Annotated[str | None, typer.Option("--adapter", help="Skip the router: adapter, adapter@version or adapter@base.")] = None, context: Annotated[list[str] | None, typer.Option("--context", help="NAME=VALUE that the answer may use, NAME=@FILE for a file's text; `passage` is what a chat adapter reads.")] = None, project: Project = None, data: Data = None, broker: Broker = None, as_json: AsJson = False) -> None:
+def ask(text: str, adapter: Annotated[str | None, typer.Option("--adapter", help="Skip the router: adapter, adapter@version or adapter@base.")] = None, context: Annotated[list[str] | None, typer.Option("--context", help="NAME=VALUE that the answer may use, NAME=@FILE for a file's text; `passage` is what a chat adapter reads, `history` the turns before as JSON: [{\"question\", \"answer\"}].")] = None, project: Project = None, data: Data = None, broker: Broker = None, as_json: AsJson = False) -> None:
     """Ask over Kafka and print what the result topics answer.
 
     Example: loom ask "Check the status of ticket #1234."

@@ -17,15 +17,17 @@ class ChatTokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One request to a model: what the task is (`system`) and the text that it works on (`user`)."""
+    """One request to a model: what the task is (`system`), what was asked and answered before, and the text that it works on (`user`)."""
 
     system: str
     user: str
+    history: tuple[tuple[str, str], ...] = ()
 
     def messages(self) -> list[dict[str, str]]:
         """The prompt as chat messages; an empty system part is left out."""
         system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, {"role": "user", "content": self.user}]
+        before = [{"role": role, "content": said} for turn in self.history for role, said in zip(("user", "assistant"), turn, strict=True)]
+        return [*system, *before, {"role": "user", "content": self.user}]
 
 
 def one_line(text: str) -> str:

@@ -5,7 +5,7 @@
 | classify | `{"text"}` | `{"label"}` |
 | tool | `{"message", "context"}` | `{"calls": [{"tool", …}]}`, at most one call |
 | extract | `{"text"}` | `{"entities": [{"start", "end", "label"}]}`, offsets in the one-line text |
-| chat | `{"question", "passage"}` | `{"answer"}` |
+| chat | `{"question", "passage", "history": [{"question", "answer"}]}`, the latter two where there are any | `{"answer"}` |
 | cpt | `{}` | `{"text"}` |
 """
 
@@ -76,7 +76,7 @@ def ask(spec: TaskSpec, given: Mapping[str, Any], rng: random.Random | None = No
         return tool.render_prompt(_order(spec.tools, rng), given.get("context", {}), given["message"])
     if spec.task == "extract":
         return extract.render_prompt(_order(spec.labels, rng), given["text"])
-    return chat.render_prompt(given["question"], given.get("passage", ""))
+    return chat.render_prompt(given["question"], given.get("passage", ""), given.get("history", ()))
 
 
 def answer(spec: TaskSpec, completion: str, given: Mapping[str, Any]) -> Any:

@@ -8,9 +8,9 @@ from runtime.project import Adapter
 from streams.teacher.asks import Ask
 from streams.teacher.calls import Calls
 from streams.teacher.labelled import Entities, Labels
-from streams.teacher.questions import Preferences, Questions
+from streams.teacher.questions import Conversations, Preferences, Questions
 
-KINDS: Mapping[str, tuple[Ask, ...]] = {"chat": (Questions(), Preferences()), "tool": (Calls(),), "classify": (Labels(),), "extract": (Entities(),)}
+KINDS: Mapping[str, tuple[Ask, ...]] = {"chat": (Questions(), Conversations(), Preferences()), "tool": (Calls(),), "classify": (Labels(),), "extract": (Entities(),)}
 
 
 def kinds_of(adapter: Adapter, able: Collection[str]) -> list[Ask]:

@@ -1,13 +1,14 @@
-"""Questions on a passage, each answered by a span of it; and pairs of such an answer and a wrong one."""
+"""Questions on a passage, each answered by a span of it: by themselves, in conversations, and beside a wrong answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from runtime.project import Adapter
-from streams.teacher.asks import COUNT, TEXT, UNGROUNDED, Ask, Assignment, Item, Row, quoted, record
+from streams.teacher.asks import COUNT, MALFORMED, TEXT, UNGROUNDED, Ask, Assignment, Item, Row, quoted, record
 
+CONVERSATIONS, TURNS = 4, 4
 NOT_WRONG = "the wrong answer is not wrong"
 
 
@@ -33,6 +34,43 @@ Reply with JSON and nothing else: {{"questions": [{{"question": "...", "answer":
             fault = None if quoted(str(row["answer"]), assignment.chunk) else UNGROUNDED
             made.append(Item(given, {"answer": str(row["answer"])}, str(row.get("topic") or row["question"]), fault))
         return made
+
+
+class Conversations(Ask):
+    """Questions that lean on what was said before: each turn is an example, with the turns before it as its history."""
+
+    name = "conversations"
+    edition = 1
+    fields = ("turns",)
+
+    def instruction(self, assignment: Assignment) -> str:
+        return f"""Write up to {CONVERSATIONS} conversations of two to {TURNS} turns that a customer could have with an assistant who has this passage.
+Each question after the first leans on what was said before it ("and how long does that take?"), so that it can't be understood alone.
+Each answer must be copied from the passage word for word, and no two are the same.
+Reply with JSON and nothing else: {{"conversations": [{{"turns": [{{"question": "...", "answer": "..."}}]}}]}}"""
+
+    def count(self, assignment: Assignment) -> tuple[int, int]:
+        return 1, CONVERSATIONS
+
+    def row_schema(self, adapter: Adapter) -> dict[str, Any]:
+        turn = record(dict.fromkeys(("question", "answer"), TEXT))
+        return record({"turns": {"type": "array", "items": turn, "minItems": 2, "maxItems": TURNS}})
+
+    def items(self, rows: Sequence[Row], assignment: Assignment) -> list[Item]:
+        return [item for row in rows for item in _turns(row["turns"], assignment.chunk)]
+
+
+def _turns(turns: Any, chunk: str) -> Iterator[Item]:
+    """An item a turn; one that follows an answer that is no span of `chunk` would learn from it."""
+    try:
+        said = [{"question": str(turn["question"]), "answer": str(turn["answer"])} for turn in turns]
+    except (TypeError, KeyError):
+        yield Item({"question": ""}, {"answer": ""}, "", MALFORMED)
+        return
+    for at, turn in enumerate(said):
+        given = {"question": turn["question"], "passage": chunk} | ({"history": said[:at]} if at else {})
+        grounded = all(quoted(before["answer"], chunk) for before in said[: at + 1])
+        yield Item(given, {"answer": turn["answer"]}, said[0]["question"], None if grounded else UNGROUNDED)
 
 
 class Preferences(Ask):

@@ -109,6 +109,7 @@ async def test_chunks_wait_for_the_teacher_and_what_it_writes_is_checked(kafka: 
 ANSWER, OTHER = "The hub pairs with sixty devices at most.", "Concrete walls shorten the radio range considerably."
 REPLIES: dict[str, Rows] = {
     "questions": [{"question": "How many devices?", "answer": ANSWER, "topic": "devices"}, {"question": "What of walls?", "answer": "They are fine.", "topic": "walls"}],
+    "conversations": [{"turns": [{"question": "What of the hub?", "answer": ANSWER}, {"question": "And the walls?", "answer": OTHER}]}],
     "preferences": [{"question": "How many devices?", "answer": ANSWER, "wrong": "It pairs with ninety."}],
     "calls": [
         {"parts": [{"text": "restart the den hub", "tool": "restart_hub", "arguments": {"hub_name": "den"}}, {"text": "and reset my password", "tool": "reset_password_flow", "arguments": {}}]},
@@ -134,10 +135,10 @@ async def test_examples_for_every_adapter_and_their_end_with_the_document(kafka:
         await system.publish(document("hub", PAGE))
         examples = await system.settled("examples", Example, 10)
         assert endpoint.refused == 3  # tried again
-        assert Counter(endpoint.asked) == {**dict.fromkeys(REPLIES, 1), "scores": 5}
+        assert Counter(endpoint.asked) == {**dict.fromkeys(REPLIES, 1), "scores": 6}
         verdicts = Counter((e.adapter, e.reason, e.judge_score) for e in examples if e.adapter != "cpt")
         assert verdicts == {
-            ("chat", None, 1.0): 2, ("chat", UNGROUNDED, None): 1, ("tool", None, 1.0): 3, ("tool", INVENTED, None): 1,
+            ("chat", None, 1.0): 4, ("chat", UNGROUNDED, None): 1, ("tool", None, 1.0): 3, ("tool", INVENTED, None): 1,
             ("classifier", None, 1.0): 1, ("classifier", BELOW, 0.0): 1, ("ner", None, 1.0): 1,
         }  # fmt: skip
         (pair,) = [b for b in await bodies(system, "preferences", 5) if b.get("rejected") == {"answer": "It pairs with ninety."}]

@@ -13,12 +13,13 @@ from jsonschema import Draft202012Validator
 
 from runtime.project import Adapter, load_project
 from runtime.tasks import samples
+from streams.synth import question
 from streams.teacher.asks import MALFORMED, UNGROUNDED, Ask, Assignment, Item, Row, read_rows
 from streams.teacher.calls import INVENTED, Calls
 from streams.teacher.judge import Scores, shares
 from streams.teacher.kinds import KINDS, kinds_of
 from streams.teacher.labelled import NOT_NAMED, Entities, Labels
-from streams.teacher.questions import NOT_WRONG, Preferences, Questions
+from streams.teacher.questions import NOT_WRONG, Conversations, Preferences, Questions
 from tests.support.streams import ROOT
 
 PROJECT = load_project(ROOT / "examples/pebblewire/loom.toml")
@@ -107,6 +108,22 @@ def test_an_entity_that_its_text_does_not_name_is_found() -> None:
     assert [item.fault for item in items(Entities(), [row], PROJECT.adapters["ner"])] == [NOT_NAMED]
 
 
+def test_a_turn_is_learned_behind_those_before_it() -> None:
+    right, other = "The hub pairs with sixty devices at most.", "A violet ring means that an update is being installed."
+    rows: list[Row] = [
+        {"turns": [{"question": "How many?", "answer": right}, {"question": "And violet?", "answer": other}]},
+        {"turns": [{"question": "How many?", "answer": "Ninety."}, {"question": "And violet?", "answer": other}]}, {"turns": ["How many?"]}, {"turns": 3},
+    ]  # fmt: skip
+    made = items(Conversations(), rows, PROJECT.adapters["chat"])
+    assert [item.fault for item in made] == [None, None, UNGROUNDED, UNGROUNDED, MALFORMED, MALFORMED]
+    prompt, completion = samples.render(PROJECT.adapters["chat"].spec, {"input": made[1].given, "output": made[1].wanted})
+    assert prompt.history == (("How many?", right),)
+    assert [message["role"] for message in prompt.messages()] == ["system", "user", "assistant", "user"]
+    assert completion == other
+    assert made[0].topic == made[1].topic  # a conversation is trained on, or held out, as a whole
+    assert question("chat", made[1].given, made[1].wanted) != question("chat", {**made[1].given, "history": []}, made[1].wanted)
+
+
 def test_a_preference_needs_a_right_answer_and_a_wrong_one() -> None:
     right, other = "The hub pairs with sixty devices at most.", "A violet ring means that an update is being installed."
     rows = [{"question": "How many?", "answer": a, "wrong": w} for a, w in [(right, "It pairs with ninety."), (right, other), ("Sixty.", "Ninety."), (right, " ")]]
@@ -117,6 +134,7 @@ def test_a_preference_needs_a_right_answer_and_a_wrong_one() -> None:
 
 REPLIES: dict[str, Row] = {
     "questions": {"question": "How many?", "answer": "sixty", "topic": "devices"},
+    "conversations": {"turns": [{"question": "How many?", "answer": "sixty"}, {"question": "And how far?", "answer": "thirty metres"}]},
     "preferences": {"question": "How many?", "answer": "sixty", "wrong": "ninety"},
     "calls": {"parts": [{"text": "check ticket PW-53", "tool": "lookup_action", "arguments": {"ticket_id": "PW-53"}}, {"text": "hi", "tool": "none", "arguments": {}}]},
     "labels": {"text": "great", "label": "POSITIVE"},
@@ -150,8 +168,8 @@ def test_a_version_names_what_the_adapter_may_answer() -> None:
 def test_teachers_make_what_they_can_for_who_wants_it() -> None:
     every = {kind.name for kinds in KINDS.values() for kind in kinds}
     chat = PROJECT.adapters["chat"]
-    assert [kind.name for kind in kinds_of(chat, every)] == ["questions", "preferences"]
-    assert [kind.name for kind in kinds_of(chat.model_copy(update={"dpo": None}), every)] == ["questions"]
+    assert [kind.name for kind in kinds_of(chat, every)] == ["questions", "conversations", "preferences"]
+    assert [kind.name for kind in kinds_of(chat.model_copy(update={"dpo": None}), every)] == ["questions", "conversations"]
     assert [kind.name for kind in kinds_of(chat, {"questions"})] == ["questions"]
     assert kinds_of(chat.model_copy(update={"teach": False}), every) == []
 
