@@ -18,9 +18,17 @@ from typing import Any
 DIGITS = re.compile(r"(?:\d[\s().+/-]*){7}")
 """Fewer make no number of a phone, a card or an account."""
 MIN_SCORE = 0.4
-PHONE = "PHONE_NUMBER"
-BARE = re.compile(r"\d+")
-"""A run of digits alone is rather an order's number than a phone's."""
+PHONE, CARD = "PHONE_NUMBER", "CREDIT_CARD"
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+"""A run of digits alone is rather an order's number than a phone's, or a duration."""
+DIALLED = re.compile(r"\+\d|\(\d{2,5}\)[ -]?\d")
+"""What begins like this is a phone's number though its groups are not those of its country."""
+BEFORE, BEHIND = re.compile(r"[\w.:/-]$"), re.compile(r"\w|[.:/-]\w")
+"""Part of a longer token."""
+STRICT_GROUPING = 2
+"""phonenumbers' Leniency: a timestamp or an address is a valid number of some country, but not in its groups."""
+ISSUED = re.compile(r"4(?:\d{12}|\d{15}|\d{18})|[25]\d{15}|3[47]\d{13}|3[068]\d{12}|6\d{15}(?:\d{3})?")
+"""First digits and lengths of card numbers (ISO/IEC 7812): one in ten of all numbers has the right check digit."""
 PSEUDONYM_BYTES = 4
 
 
@@ -46,12 +54,30 @@ class Found:
 def find(text: str) -> list[Found]:
     """All personal data of `text` in order; of what overlaps the surer, then the longer."""
     results = [r for one in _recognisers(bool(DIGITS.search(text))) for r in one.analyze(text, one.supported_entities)]
-    seen = [Found(r.start, r.end, r.entity_type, r.score) for r in results if r.score >= MIN_SCORE and not (r.entity_type == PHONE and BARE.fullmatch(text[r.start : r.end]))]
+    seen = [Found(r.start, r.end, r.entity_type, r.score) for r in results if r.score >= MIN_SCORE and _plausible(r.entity_type, text, r.start, r.end)]
     kept: list[Found] = []
     for found in sorted(seen, key=lambda f: (-f.score, f.start - f.end, f.start)):
         if all(found.end <= other.start or other.end <= found.start for other in kept):
             kept.append(found)
     return sorted(kept, key=lambda f: f.start)
+
+
+def _plausible(kind: str, text: str, start: int, end: int) -> bool:
+    """Whether what a recogniser took for personal data is no other number: logs are full of them."""
+    said = text[start:end]
+    if kind == CARD:
+        return ISSUED.fullmatch("".join(filter(str.isdigit, said))) is not None
+    if kind != PHONE:
+        return True
+    inside = BEFORE.search(text[:start]) or BEHIND.match(text, end)
+    return not inside and not NUMBER.fullmatch(said) and (DIALLED.match(said) is not None or _is_grouped(said))
+
+
+def _is_grouped(number: str) -> bool:
+    import phonenumbers
+    from presidio_analyzer.predefined_recognizers import PhoneRecognizer
+
+    return any(phonenumbers.PhoneNumberMatcher(number, region, leniency=STRICT_GROUPING).has_next() for region in PhoneRecognizer.DEFAULT_SUPPORTED_REGIONS)
 
 
 def protect(text: str, policy: Pii, secret: bytes) -> tuple[str, Mapping[str, int]]:

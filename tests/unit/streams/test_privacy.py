@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -51,19 +53,38 @@ def test_what_was_protected_holds_nothing_more_to_find(text: str) -> None:
     assert bool(counts) == (protected != text)
 
 
-def test_logs_and_chats_that_people_wrote() -> None:
-    """Recall against what the files' own structure says; what is found beside it is counted against us."""
-    log, chats = DATA / "logs-loghub" / "OpenSSH_2k.log", DATA / "support-abcd-sample" / "abcd_sample.json"
-    if not log.exists() or not chats.exists():
-        pytest.skip(f"no logs and chats at {DATA}")
-    lines = log.read_text().splitlines()
-    addresses = [set(re.findall(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.-])", line)) for line in lines]
-    found = [{line[f.start : f.end] for f in find(line)} for line in lines]
-    wanted = sum(map(len, addresses))
-    assert wanted > 1000
-    assert sum(len(a & f) for a, f in zip(addresses, found, strict=True)) / wanted > 0.99
-    assert sum(len(f - a) for a, f in zip(addresses, found, strict=True)) / len(lines) < 0.02
-    for chat in json.loads(chats.read_text()):
-        said = " ".join(text for _, text in chat["original"])
-        # their phone numbers are invented, of areas that do not exist: phonenumbers knows them for none
-        assert chat["scenario"]["personal"].get("email", "none") not in protect(said, Pii.REDACT, SECRET)[0]
+ADDRESS = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.]*\d)")
+
+
+def found_in(text: str) -> list[tuple[str, str]]:
+    return [(one.kind, text[one.start : one.end]) for one in find(text)]
+
+
+@pytest.mark.skipif(not (DATA / "logs-loghub").exists(), reason=f"no logs at {DATA}")
+def test_logs_have_addresses_and_no_phones() -> None:
+    """One line in forty of six systems' logs: every network address, and hardly a timestamp or a counter."""
+    lines = [line for file in sorted((DATA / "logs-loghub").glob("*.log")) for line in file.read_text(errors="replace").splitlines()[::40]]
+    wanted = [Counter(ADDRESS.findall(line)) for line in lines]
+    found = [found_in(line) for line in lines]
+    for addresses, one in zip(wanted, found, strict=True):
+        assert not addresses - Counter(said for kind, said in one if kind == "IP_ADDRESS")
+    assert sum(kind not in ("IP_ADDRESS", "EMAIL_ADDRESS") for one in found for kind, _ in one) <= len(lines) / 200
+
+
+@pytest.mark.skipif(not (DATA / "support-abcd-sample").exists(), reason=f"no tickets at {DATA}")
+def test_tickets_give_away_mail_and_phone_and_no_order_number() -> None:
+    told = 0
+    for conversation in json.loads((DATA / "support-abcd-sample" / "abcd_sample.json").read_text()):
+        for kind, value in (("EMAIL_ADDRESS", conversation["scenario"]["personal"].get("email")), ("PHONE_NUMBER", conversation["scenario"]["personal"].get("phone"))):
+            for _, said in conversation["original"]:
+                if value and value in said:
+                    told += 1
+                    assert kind in [found for found, _ in found_in(said)]
+    assert told
+    with (DATA / "support-bitext" / "train.csv").open() as file:
+        assert [found for row in list(csv.DictReader(file))[::40] for found in found_in(row["utterance"])] == []
+
+
+@pytest.mark.parametrize("said", ["(977) 625-2661", "+49 30 901820", "020 7946 0958", "415-555-2671", "0171 2345678", "1-800-356-9377", "+91 98765 43210", "089/636-48018"])
+def test_a_phone_is_found_as_people_write_it(said: str) -> None:
+    assert found_in(f"call me at {said}, please") == [("PHONE_NUMBER", said)]
