@@ -80,11 +80,20 @@ class RequestShell:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consumes until `stop` is set; starts over after a fencing."""
-        while not stop.is_set():
-            try:
-                await self._consume(stop)
-            except Fenced as error:
-                log.warning("shell.fenced", error=str(error))
+        releasing = asyncio.create_task(self._release_at(stop))
+        try:
+            while not stop.is_set():
+                try:
+                    await self._consume(stop)
+                except Fenced as error:
+                    log.warning("shell.fenced", error=str(error))
+        finally:
+            releasing.cancel()
+
+    async def _release_at(self, stop: asyncio.Event) -> None:
+        """Gives up at once what waits for an engine, and may wait for ever: it is read again."""
+        await stop.wait()
+        self._work.release()
 
     async def release(self) -> None:
         """Before partitions are revoked: cancels what is in work, waits for open transactions."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 EXIT_START_OVER = 70
+DRAIN_SECONDS = 10
+"""What is asked over HTTP may go on so long after SIGTERM; what comes over Kafka is read again."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep an idle connection (httpx: 5 s, urllib3 and browsers: up to 60), so that none is closed as it is used."""
 Worker = Callable[[Settings, asyncio.Event], Awaitable[None]]
@@ -197,7 +199,7 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
     encoder = await asyncio.to_thread(minilm)
     service = Service(project, SemanticRouter(project.adapters, encoder), residency, tokenizer, Shortlist(encoder.encode))
     shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds)
-    server = _Server(uvicorn.Config(build_api(service, residency, Recorder(writer)), host=settings.http_host, port=settings.http_port, log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS))
+    server = _Server(uvicorn.Config(build_api(service, residency, Recorder(writer)), host=settings.http_host, port=settings.http_port, log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=DRAIN_SECONDS))
     tasks = [following, asyncio.create_task(server.serve()), asyncio.create_task(shell.run(stop))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # none ends by itself but by an error

@@ -16,6 +16,7 @@ from inference.engines.vllm import VllmEngine
 from inference.service import Answer
 from inference.worker import AnswerStage, RequestShell
 from loom.embedded.kafka import EmbeddedKafka
+from runtime.in_flight import WAITING_RECORDS
 from runtime.kafka import Outgoing, apply_topics
 from runtime.project import load_project
 from runtime.transactions import PartitionTransactions
@@ -96,6 +97,28 @@ async def test_a_fenced_shell_starts_over_and_its_open_transaction_counts_for_no
     assert len(stolen) == 2
     assert {i: n for i, n in words.items() if n != 1} == {}
     assert len(words) == 200
+
+
+class Starting:
+    """Has no engine yet."""
+
+    async def answer(self, request: Request, now_ms: int) -> Answer:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.mark.asyncio
+async def test_a_worker_stops_though_more_requests_wait_for_its_engine_than_it_takes_in(kafka: EmbeddedKafka) -> None:
+    prefix = "full."
+    await apply_topics(kafka.address, load_project(PROJECT).topics.values(), prefix)
+    await send(kafka.address, prefix, range(WAITING_RECORDS + 400))
+    stop = asyncio.Event()
+    shell = RequestShell(f"{prefix}inference", kafka.address, AnswerStage(Starting(), CODEC, prefix), CODEC, prefix, 6)  # type: ignore[arg-type]
+    running = asyncio.create_task(shell.run(stop))
+    while shell._work._records < WAITING_RECORDS:
+        await asyncio.sleep(0.1)
+    stop.set()
+    await asyncio.wait_for(running, 10)
 
 
 @pytest.mark.asyncio
