@@ -16,7 +16,7 @@ from typing import Any
 from ftfy import fix_text
 
 from runtime.errors import InvalidInput
-from streams.parse.blocks import Block, BlockKind
+from streams.parse.blocks import Block, BlockKind, markdown_table
 from streams.parse.dialects import plain_markdown
 
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -107,14 +107,5 @@ def _html_table(source: str) -> str:
     """An HTML table as a Markdown table."""
     from bs4 import BeautifulSoup
 
-    rows = [[" ".join(cell.get_text(" ").split()).replace("|", "\\|") for cell in row.find_all(["td", "th"])] for row in BeautifulSoup(source, "html.parser").find_all("tr")]
+    rows = [[" ".join(cell.get_text(" ").split()) for cell in row.find_all(["td", "th"])] for row in BeautifulSoup(source, "html.parser").find_all("tr")]
     return markdown_table([row for row in rows if row])
-
-
-def markdown_table(rows: list[list[str]]) -> str:
-    """Rows of cells, the first of them the head, as a Markdown table."""
-    if not rows:
-        return ""
-    width = max(map(len, rows))
-    lines = ["| " + " | ".join(row + [""] * (width - len(row))) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * width, *lines[1:]])

@@ -21,6 +21,8 @@ BROKEN = re.compile(r"(\w+)(?:\ufffe|\u0002|[-\u2010\u2011]\n)\s?(\w+)")
 JOINED = "\ufffe"
 """Where pdfium has joined two lines at a hyphen."""
 WORD = re.compile(r"\w+(?:-\w+)*")
+IN_CELL = re.compile(r"\n(?!\|)")
+"""An end of line in a table that is no row's."""
 SENTENCES = re.compile(r"\w{3,}[.!?]\s+[A-Z].*\w|(?:\w+\W+){6,}\w+\.$")
 """Several sentences, or a long one with its full stop."""
 MIN_OVERLEAF_CHARACTERS = 60
@@ -34,7 +36,7 @@ PARAGRAPH_GAP = 1.35
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of text: font size in points, weight (400 is regular, 0 unknown), whether its letters are all as wide, the
-    left edge and the base line in points, the page from 1."""
+    left edge and the base line in points, the page from 1. A table is one line, and its text is Markdown."""
 
     text: str
     size: float
@@ -43,6 +45,7 @@ class Line:
     left: float
     bottom: float
     page: int
+    table: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +90,9 @@ def _furniture(line: Line) -> tuple[str, int]:
 
 
 def body_size(lines: Sequence[Line]) -> float:
-    """The size that most letters have."""
+    """The size that most letters have, those of tables apart where there are others."""
     sizes: Counter[float] = Counter()
-    for line in lines:
+    for line in [line for line in lines if not line.table] or lines:
         sizes[round(line.size, 1)] += len(line.text)
     return sizes.most_common(1)[0][0]
 
@@ -107,13 +110,13 @@ def _headings(lines: Sequence[Line], outline: Sequence[Entry], body: float) -> l
             return level[round(line.size)]
         alone = before is None or before.page != line.page or before.weight < BOLD
         bold = not heavy and line.weight >= BOLD and round(line.size, 1) >= body and len(line.text) < MAX_HEADING_CHARACTERS / 2
-        return min(len(sizes) + 1, 6) if bold and alone and not line.fixed and not line.text.rstrip().endswith((".", ",", ";")) else 0
+        return min(len(sizes) + 1, 6) if bold and alone and not line.fixed and not line.table and not line.text.rstrip().endswith((".", ",", ";")) else 0
 
     return [(line, of(line, lines[i - 1] if i else None)) for i, line in enumerate(lines)]
 
 
 def _is_big(line: Line, body: float) -> bool:
-    return line.size >= BIGGER * body and 1 < len(line.text.strip()) < MAX_HEADING_CHARACTERS and any(c.isalpha() for c in line.text)
+    return not line.table and line.size >= BIGGER * body and 1 < len(line.text.strip()) < MAX_HEADING_CHARACTERS and any(c.isalpha() for c in line.text)
 
 
 def _by_outline(lines: Sequence[Line], outline: Sequence[Entry]) -> list[tuple[Line, int]]:
@@ -152,7 +155,7 @@ def _spacing(lines: Sequence[Line]) -> Mapping[float, float]:
     gaps: dict[float, list[float]] = {}
     for before, line in pairwise(lines):
         gap = before.bottom - line.bottom
-        if JOINED not in before.text and before.page == line.page and round(before.size, 1) == round(line.size, 1) and 0 < gap < 3 * line.size:
+        if JOINED not in before.text and not (before.table or line.table) and before.page == line.page and round(before.size, 1) == round(line.size, 1) and 0 < gap < 3 * line.size:
             gaps.setdefault(round(line.size, 1), []).append(gap)
     return {size: median(found) for size, found in gaps.items()}
 
@@ -172,7 +175,7 @@ def _begins(before: Line, line: Line, spacing: Mapping[float, float]) -> bool:
     """Whether a new block begins with `line`."""
     gap = before.bottom - line.bottom
     usual = spacing.get(round(line.size, 1), 1.2 * line.size)
-    if line.page != before.page or line.fixed != before.fixed:
+    if line.page != before.page or line.fixed != before.fixed or line.table or before.table:
         return True
     if line.fixed:
         return gap > 3 * usual
@@ -184,6 +187,8 @@ def _begins(before: Line, line: Line, spacing: Mapping[float, float]) -> bool:
 
 
 def _paragraph(lines: Sequence[Line]) -> Block:
+    if lines[0].table:
+        return Block(BlockKind.TABLE, lines[0].text, page=lines[0].page)
     if all(line.fixed for line in lines):
         left = min(line.left for line in lines)
         width = max(0.1, 0.6 * lines[0].size)
@@ -220,5 +225,5 @@ def _mended(found: Sequence[Block]) -> list[Block]:
     mended = []
     for block in found:
         text = BROKEN.sub(join, block.text)
-        mended.append(replace(block, text=text if block.kind is BlockKind.CODE else " ".join(text.split())))
+        mended.append(replace(block, text=IN_CELL.sub(" ", text) if block.kind is BlockKind.TABLE else text if block.kind is BlockKind.CODE else " ".join(text.split())))
     return [block for block in mended if block.text]

@@ -9,7 +9,7 @@ from typing import Any
 
 from runtime.errors import InvalidInput
 from streams.parse import by_unstructured
-from streams.parse.blocks import Block, BlockKind
+from streams.parse.blocks import Block, BlockKind, markdown_table
 
 ARTICLES = "0"
 REDIRECT = re.compile(r"^\s*#\s*(?:redirect|weiterleitung|redirection)\b", re.IGNORECASE)
@@ -126,10 +126,10 @@ def _wiki_table(source: str) -> str:
             rows.append([])
         elif line.startswith(("|", "!")) and not line.startswith("|+"):
             cells = re.split(r"\|\||!!", line[1:])
-            rows[-1] += [_plain(cell.rpartition("|")[2] if "|" in cell and "[[" not in cell and "{{" not in cell else cell).replace("|", "\\|") for cell in cells]
+            rows[-1] += [_plain(cell.rpartition("|")[2] if "|" in cell and "[[" not in cell and "{{" not in cell else cell) for cell in cells]
         elif rows[-1] and line.strip():
             rows[-1][-1] = f"{rows[-1][-1]} {_plain(line)}".strip()
-    return by_unstructured.markdown_table([row for row in rows if row])
+    return markdown_table([row for row in rows if row])
 
 
 def _deeper(block: Block) -> Block:

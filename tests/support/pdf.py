@@ -7,10 +7,24 @@ from collections.abc import Sequence
 
 def pdf_of(pages: Sequence[str]) -> bytes:
     """A PDF of one line of Helvetica a page."""
+    return pdf_drawn([words(72, 700, text) for text in pages])
+
+
+def words(x: float, y: float, text: str, size: float = 12) -> str:
+    """The operators that write a line of Helvetica."""
+    return f"BT /F1 {size} Tf {x} {y} Td ({text}) Tj ET"
+
+
+def filled(left: float, bottom: float, width: float, height: float) -> str:
+    """The operators that fill a box with grey."""
+    return f"0.8 g {left} {bottom} {width} {height} re f 0 g"
+
+
+def pdf_drawn(pages: Sequence[str]) -> bytes:
+    """A PDF of pages of operators (ISO 32000-1, annex A), with Helvetica as F1."""
     kids = " ".join(f"{4 + 2 * i} 0 R" for i in range(len(pages)))
     objects = ["<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>", "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"]
-    for i, text in enumerate(pages):
-        drawn = f"BT /F1 12 Tf 72 700 Td ({text}) Tj ET"
+    for i, drawn in enumerate(pages):
         objects.append(f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << /Font << /F1 3 0 R >> >> /Contents {5 + 2 * i} 0 R >>")
         objects.append(f"<< /Length {len(drawn)} >>\nstream\n{drawn}\nendstream")
     data, offsets = "%PDF-1.4\n", []

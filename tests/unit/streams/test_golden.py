@@ -23,4 +23,6 @@ def test_a_real_document(name: str) -> None:
     headings = [[b.text, b.level, b.page] for b in found if b.kind is BlockKind.HEADING]
     assert [h for h in expected["headings"] if h not in headings] == []
     assert [s for s in expected["sentences"] if not any(s in b.text for b in found)] == []
+    rows = {row for b in found if b.kind is BlockKind.TABLE for row in b.text.splitlines()}
+    assert [row for row in expected.get("rows", []) if row not in rows] == []
     assert [(a, b) for a in expected["absent"] for b in found if a in b.text] == []
