@@ -23,7 +23,7 @@ for command in (
     system.up, system.demo, system.worker, exchange.publish, exchange.ask, datasets.snapshot, datasets.diff, datasets.replay, state.adapters, state.runs, state.status, state.doctor, declared.contract, declared.init,
 ):  # fmt: skip
     app.command()(command)
-app.add_typer(_group("Benchmarks.", quality=bench.quality, router=bench.router, dedup=bench.dedup, parse=bench.parse, streams=bench.streams), name="bench")
+app.add_typer(_group("Benchmarks.", quality=bench.quality, router=bench.router, dedup=bench.dedup, parse=bench.parse, streams=bench.streams, pipeline=bench.pipeline), name="bench")
 app.add_typer(_group("The topic catalogue.", apply=declared.apply), name="topics")
 app.add_typer(_group("Records that could not be processed.", list=dlq.list_, show=dlq.show), name="dlq")
 

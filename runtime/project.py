@@ -57,6 +57,7 @@ class Dpo(_Table):
     beta: float = Field(default=0.1, gt=0, description="Weight of staying near the SFT adapter.")
     sft_weight: float = Field(default=1.0, ge=0, description="Weight of the chosen answers' own loss, which keeps them likely.")
     max_pairs: int = Field(default=512, ge=1)
+    own_answers: int = Field(default=128, ge=0, description="Training examples that the live version answers; where it is wrong, its answer is rejected.")
 
 
 class Gate(_Table):

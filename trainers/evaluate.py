@@ -57,7 +57,7 @@ class Asked:
 def evaluate(model: PreTrainedModel, tokenizer: Any, spec: TaskSpec, asked: Sequence[Asked]) -> Evaluation:
     """The evaluation of `model` on examples of the task of `spec`."""
     completions = generate(model, tokenizer, [a.prompt for a in asked], [grammar(a.spec, a.given) for a in asked], MAX_TOKENS[spec.task])
-    answers = [_answer(a.spec, completion, a.given) for completion, a in zip(completions, asked, strict=True)]
+    answers = [read_answer(a.spec, completion, a.given) for completion, a in zip(completions, asked, strict=True)]
     return score(spec, answers, [expected(a.spec, a.row.body["output"]) for a in asked])
 
 
@@ -74,7 +74,8 @@ class Invalid:
     """What stands for an answer that could not be read."""
 
 
-def _answer(spec: TaskSpec, completion: str, given: Mapping[str, Any]) -> Any:
+def read_answer(spec: TaskSpec, completion: str, given: Mapping[str, Any]) -> Any:
+    """The output that a completion stands for; `Invalid` where it can't be read."""
     try:
         return answer(spec, completion, given)
     except ValueError:

@@ -19,8 +19,9 @@ from schemas.events import Split
 from trainers import dpo, sft
 from trainers.artifact import Made
 from trainers.base_model import give_memory_back, load_model
-from trainers.evaluate import Asked, Evaluation, by_book, evaluate
+from trainers.evaluate import Asked, by_book, evaluate
 from trainers.gate import judge
+from trainers.mistakes import own_mistakes
 from trainers.sft import Progress
 from trainers.snapshot import Row
 
@@ -43,18 +44,24 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     candidate = evaluate(model, tokenizer, spec, held_out)
     with model.disable_adapter():
         alone = evaluate(model, tokenizer, spec, held_out)
-    metric, chosen, metrics = candidate.metric, folder / "sft", {}
+    metric, chosen = candidate.metric, folder / "sft"
+    metrics: dict[str, float] = {}
     preferred = [row for row in known if row.is_pair]
     pairs = [_pair(own, row, tokenizer, adapter.recipe.seed) for own, row in zip(_offers(spec, preferred, shortlist), preferred, strict=True)]
+    if adapter.dpo and live:
+        learnt = [Asked(own, row) for own, row in zip(_offers(spec, single, shortlist), single, strict=True)]
+        mistakes = own_mistakes(_with_adapter(base, live), tokenizer, learnt, adapter.dpo.own_answers, adapter.recipe.seed)
+        metrics["own_mistakes"] = float(len(mistakes))
+        pairs += mistakes
     if adapter.dpo and pairs:
         give_memory_back()
         aligned = dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", progress)
         give_memory_back()
         after = evaluate(aligned, tokenizer, spec, held_out)
-        metrics = {f"sft_{metric}": candidate.score, f"dpo_{metric}": after.score, "pairs": float(len(pairs))}
+        metrics |= {f"sft_{metric}": candidate.score, f"dpo_{metric}": after.score, "pairs": float(len(pairs))}
         if after.score >= candidate.score:
             candidate, chosen = after, folder / "dpo"
-    serving = _live(base, live, tokenizer, spec, held_out) if live else None
+    serving = evaluate(_with_adapter(base, live), tokenizer, spec, held_out) if live else None
     for name in ADAPTER_FILES:
         if (chosen / name).exists():
             shutil.copy(chosen / name, folder / name)
@@ -64,11 +71,11 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     return Made(ADAPTER_FILES, metrics | ({f"live_{metric}": serving.score} if serving else {}), judge(adapter.gate, candidate, alone, serving))
 
 
-def _live(base: str, folder: Path, tokenizer: Any, spec: TaskSpec, held_out: Sequence[Asked]) -> Evaluation:
+def _with_adapter(base: str, folder: Path) -> PeftModel:
     from peft import PeftModel
 
     model: PeftModel = PeftModel.from_pretrained(load_model(base), str(folder))
-    return evaluate(model, tokenizer, spec, held_out)
+    return model
 
 
 def _ask(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist) -> list[Asked]:

@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import itertools
 import math
+import multiprocessing
+import multiprocessing.forkserver
 import os
 import uuid
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 CPU_CACHE_BYTES = 512 << 20
 ENDING_SECONDS = 0.2
+NVIDIA = Path("/dev/nvidiactl")
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
 
 
@@ -47,6 +50,7 @@ class VllmEngine:
         """Starts the engine's process; returns when it can answer. What is cancelled leaves no process behind."""
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        _preload()
         others = _children()
         # in a thread, since it takes most of a minute, while heartbeats to Kafka must go on
         making = asyncio.get_running_loop().run_in_executor(None, self._make)
@@ -68,11 +72,16 @@ class VllmEngine:
     def _make(self) -> AsyncLLM:
         import torch
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine import utils
         from vllm.v1.engine.async_llm import AsyncLLM
 
         if self._cancelled:
             raise Transient("the engine was stopped as it started")
-        cache = {} if torch.cuda.is_available() else {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
+        if torch.cuda.is_available():
+            cache = {}
+        else:
+            cache = {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
+            utils.get_mp_context = lambda: multiprocessing.get_context("forkserver")
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments, **cache))
 
     @property
@@ -90,7 +99,7 @@ class VllmEngine:
 
         if torch.cuda.is_available():
             return False  # vLLM takes its share of the GPU's memory, nine tenths, at once
-        used = sum(child.memory_info().rss for child in _children())
+        used = sum(child.memory_full_info().pss for child in _children())  # forks share most of theirs
         return bool(psutil.virtual_memory().available > 1.5 * used)
 
     async def add(self, name: str, folder: Path) -> None:
@@ -151,6 +160,13 @@ class VllmEngine:
         if last is None:
             raise Transient("the engine gave no output")
         return last.outputs[0]
+
+
+def _preload() -> None:
+    """On a machine without an NVIDIA GPU, starts the server that the engine's processes are forks of: it imports vLLM as this process does."""
+    if not NVIDIA.exists():
+        multiprocessing.set_forkserver_preload(["inference.engines.preload"])
+        multiprocessing.forkserver.ensure_running()
 
 
 def _children() -> set[psutil.Process]:

@@ -107,6 +107,24 @@ def streams(quick: Quick = False, json_file: JsonFile = None) -> None:
     show("streams", streams_rows(quick), json_file)
 
 
+def pipeline(
+    documents: Annotated[int | None, typer.Option("--documents", help="Documents a round; with --memory, of the run.")] = None,
+    workers: Annotated[list[int] | None, typer.Option("--workers", help="Workers a stage, once for each number. [default: 1, 2, 4]")] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Instead of speed, whether the workers' memory grows.")] = False,
+    quick: Quick = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Send documents through all stream workers, one of each and more, on a Kafka and a PostgreSQL of its own, then replay them.
+
+    Example: loom bench pipeline --workers 1 --workers 2 --quick
+    """
+    from loom.bench.compare import show
+    from loom.bench.pipeline import DOCUMENTS_A_ROUND, QUICK_DOCUMENTS, memory_rows, pipeline_rows
+
+    number = documents or (QUICK_DOCUMENTS if quick else DOCUMENTS_A_ROUND)
+    show("pipeline", memory_rows(number) if memory else pipeline_rows(number, tuple(workers or (1, 2, 4))), json_file)
+
+
 def _print_scores(scores: Any, as_json: bool) -> None:
     """Scores as a table or as JSON."""
     from rich.console import Console

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 from alembic import command
@@ -21,9 +22,17 @@ DATABASE_DOWN = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncp
 async def connect(url: str, size: int = 4) -> asyncpg.Pool:
     """A pool of up to `size` connections. Raises Transient when the database can't be reached."""
     try:
-        return await asyncpg.create_pool(url, min_size=1, max_size=size)
+        return await asyncpg.create_pool(url, min_size=1, max_size=size, connect=_connect)
     except (OSError, asyncpg.PostgresError) as error:
         raise Transient(f"PostgreSQL can't be reached: {error}") from error
+
+
+async def _connect(*where: Any, **how: Any) -> asyncpg.Connection:
+    """A connection of a pool. Raises ConnectionError for whatever says that nobody listens: of a Unix socket it is that the file is missing."""
+    try:
+        return await asyncpg.connect(*where, **how)
+    except OSError as error:
+        raise ConnectionError(f"PostgreSQL can't be reached: {error}") from error
 
 
 def migrate(url: str) -> None:

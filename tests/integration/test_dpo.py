@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from runtime.project import Dpo, Recipe
+from runtime.project import Dpo, Recipe, load_project
 from runtime.tasks.prompt import load_tokenizer
-from trainers import dpo, sft
+from schemas.events import Split
+from trainers import dpo, fork, sft
 from trainers.base_model import load_model
+from trainers.snapshot import Row
 
 BASE = str(Path(__file__).parents[2] / "models/base")
 
@@ -37,3 +39,45 @@ def test_it_prefers_what_was_chosen(tmp_path: Path) -> None:
     again = PeftModel.from_pretrained(load_model(BASE), str(tmp_path / "dpo"))
     assert margin(again) == pytest.approx(after, abs=0.1)
     assert not (tmp_path / "dpo" / "ref").exists()
+
+
+PROJECT = f"""
+[base]
+model = "{BASE}"
+[adapters.house]
+task = "tool"
+result = "tool-calls"
+[adapters.house.recipe]
+max_steps = 2
+[adapters.house.dpo]
+own_answers = 20
+[[adapters.house.tools]]
+name = "open_door"
+description = "Open a door"
+parameters = {{ type = "object", properties = {{ door = {{ type = "string" }} }}, required = ["door"] }}
+utterances = ["open the door"]
+[[adapters.house.tools]]
+name = "dim_lamp"
+description = "Dim a lamp"
+parameters = {{ type = "object", properties = {{ lamp = {{ type = "string" }} }}, required = ["lamp"] }}
+utterances = ["dim the lamp"]
+"""
+
+
+def test_what_the_live_version_gets_wrong_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "loom.toml").write_text(PROJECT)
+    adapter = load_project(tmp_path / "loom.toml").adapters["house"]
+    names = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath")
+    rows = [
+        Row(f"{name}-{i}-{tool}", f"{name}-{i}", Split.EVALUATION if name == "heath" else Split.TRAIN, {"input": {"message": frame.format(f"{name} {i}")}, "output": {"calls": [{"tool": tool, key: f"{name} {i}"}]}})
+        for name in names
+        for i in range(4)
+        for tool, key, frame in (("open_door", "door", "please open {}"), ("dim_lamp", "lamp", "make {} darker"))
+    ]
+    first = fork.make(adapter, BASE, rows, None, tmp_path / "first", lambda *_: None)
+    assert "own_mistakes" not in first.metrics  # nobody is live yet
+    assert "dpo_call_accuracy" not in first.metrics  # and there are no other pairs
+    second = fork.make(adapter, BASE, rows, tmp_path / "first", tmp_path / "second", lambda *_: None)
+    assert 0 < second.metrics["own_mistakes"] == second.metrics["pairs"] <= 20
+    assert "dpo_call_accuracy" in second.metrics
+    assert second.metrics["live_call_accuracy"] == first.metrics["call_accuracy"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import Counter
 from pathlib import Path
@@ -124,12 +123,9 @@ async def test_a_worker_stops_though_more_requests_wait_for_its_engine_than_it_t
 @pytest.mark.asyncio
 async def test_an_engine_that_starts_can_be_stopped_and_leaves_no_process() -> None:
     def engines() -> set[psutil.Process]:
-        found = set()
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(process.cmdline()):
-                    found.add(process)
-        return found
+        """What runs below this process, without the servers that Python's multiprocessing keeps."""
+        servers = {child.pid for child in psutil.Process().children() if "multiprocessing" in " ".join(child.cmdline())}
+        return {p for p in psutil.Process().children(recursive=True) if p.pid not in servers and p.is_running() and p.status() != psutil.STATUS_ZOMBIE}
 
     before = engines()
     starting = asyncio.create_task(VllmEngine(load_project(PROJECT).base_folder).start())

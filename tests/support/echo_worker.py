@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from runtime.logs import configure_logs
 from schemas.codec import Codec
 from schemas.events import Chunk, ChunkStatus, Document
 from streams.shell import StreamShell
+from tests.support.until_stopped import until_stopped
 
 CODEC = Codec()
 
@@ -69,12 +69,7 @@ async def main(broker: str, group: str, folder: Path, work_seconds: float) -> No
     """Runs until SIGTERM."""
     configure_logs("error")
     shell = StreamShell(group, broker, [Echo(work_seconds)], folder=folder, on_fatal=lambda _: os._exit(70), session_timeout_seconds=6)
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    print("up", flush=True)
-    await shell.start()
-    await stop.wait()
-    await shell.stop()
+    await until_stopped(shell.start, shell.stop)
 
 
 if __name__ == "__main__":

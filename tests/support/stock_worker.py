@@ -8,7 +8,6 @@ INSIDE milliseconds are slept behind each hundredth record's echo.
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from collections.abc import AsyncIterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from runtime.ids import digest
 from runtime.logs import configure_logs
 from schemas.codec import Codec
 from schemas.events import Chunk, ChunkStatus, Document
+from tests.support.until_stopped import until_stopped
 
 CODEC = Codec()
 
@@ -47,12 +47,7 @@ async def main(broker: str, group: str, folder: Path, inside_seconds: float, wor
                 print("open", flush=True)
                 await asyncio.sleep(inside_seconds)
 
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    print("up", flush=True)
-    await app.start()
-    await stop.wait()
-    await app.stop()
+    await until_stopped(app.start, app.stop)
 
 
 if __name__ == "__main__":

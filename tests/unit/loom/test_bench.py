@@ -108,3 +108,14 @@ def test_baselines_see_the_frames_that_adapters_train_on_and_no_others() -> None
     trained = [label for label in Frames(FRAMES).labels() if split_of(group_of(label)) is Split.TRAIN]
     given = [json.loads(label.input) for label in trained if label.adapter != "chat"]
     assert [row["text"] for row in load_rows(FRAMES)] == [g.get("text") or g["message"] for g in given]
+
+
+def test_documents_of_the_pipeline_are_no_twins() -> None:
+    from loom.bench import pipeline
+
+    pages = [pipeline.document(f"page-{i}") for i in range(50)]
+    assert pages == [pipeline.document(f"page-{i}") for i in range(50)]
+    texts = [page.content.decode() for page in pages if page.content]
+    runs = [{tuple(words[i : i + 3]) for i in range(len(words) - 2)} for words in (text.split() for text in texts)]
+    likest = max(len(a & b) / len(a | b) for i, a in enumerate(runs) for b in runs[:i])
+    assert likest < 0.2

@@ -1,0 +1,17 @@
+"""Imported once, by the server that the engine's processes are forks of (`multiprocessing.forkserver`), on a CPU.
+
+vLLM and torch take 20 s of a core to import, and vLLM on a CPU spawns two processes behind one another, each of which would. Nothing here may start
+threads of OpenMP or touch a model.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import vllm.model_executor.models.llama
+import vllm.v1.engine.core
+import vllm.v1.worker.cpu_model_runner
+import vllm.v1.worker.cpu_worker  # noqa: F401
+from vllm.v1.executor import multiproc_executor
+
+multiproc_executor.get_mp_context = lambda: multiprocessing.get_context("fork")

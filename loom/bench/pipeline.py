@@ -1,0 +1,231 @@
+"""`loom bench pipeline`: documents a second from `documents` to the datasets, with one worker a stage and more, and by replay.
+
+Everything is on, in the workers' own processes: sealing, cuts, twins in PostgreSQL, the offline teacher, transactions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import psutil
+
+from loom.bench.compare import Row, take_turns
+from loom.embedded.kafka import EmbeddedKafka, free_port
+from loom.embedded.postgres import EmbeddedPostgres
+from loom.processes import STREAM_TOPICS
+from runtime.backlog import Backlog
+from runtime.database import migrate
+from runtime.errors import LoomError
+from runtime.kafka import admin_client, apply_topics, producer
+from runtime.project import load_project
+from schemas.codec import Codec
+from schemas.events import Document
+from schemas.topics import DOCUMENTS
+
+DOCUMENTS_A_ROUND, QUICK_DOCUMENTS = 1000, 200
+SECTIONS, SENTENCES = 3, 6
+REPLAY_OVER_LIVE = 5.0
+FLAT = 0.9
+SENT_AT_ONCE = 1000
+START_SECONDS, END_SECONDS = 120.0, 3600.0
+PROJECT = f"""
+[base]
+model = "{Path(__file__).parents[2] / "models" / "base"}"
+[adapters.chat]
+task = "chat"
+result = "chat"
+min_examples = 1000000000
+utterances = ["how does it work"]
+"""
+SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "xu", "zan", "mer", "lok", "bri", "stel")
+CODEC = Codec()
+
+
+class BenchmarkFailed(LoomError):
+    """The workers did not start, or did not end their work."""
+
+
+def document(doc_id: str) -> Document:
+    """A page of three sections, of words that no other page has in this order: about a kilobyte."""
+    chance = random.Random(doc_id)
+
+    def word() -> str:
+        return "".join(chance.choices(SYLLABLES, k=chance.randint(2, 4)))
+
+    sections = []
+    for _ in range(SECTIONS):
+        body = " ".join(f"The {word()} {word()} needs {chance.randint(2, 900)} {word()} when the {word()} is {word()}." for _ in range(SENTENCES))
+        sections.append(f"## The {word()} of the {word()}\n\n{body}\n")
+    return Document(doc_id=doc_id, revision=1, media_type="text/markdown", source="bench", content=f"# {word()} {word()}\n\n{''.join(sections)}".encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the rounds run: servers, a folder for objects and logs, the project."""
+
+    broker: str
+    database: str
+    folder: Path
+
+    def environment(self, prefix: str, data: Path) -> dict[str, str]:
+        """What a worker of a round is told."""
+        own = {
+            "LOOM_BROKER": self.broker, "LOOM_DATABASE": self.database, "LOOM_OBJECTS": (self.folder / "objects").as_uri(), "LOOM_PROJECT": str(self.folder / "loom.toml"),
+            "LOOM_DATA": str(data), "LOOM_PREFIX": prefix,
+        }  # fmt: skip
+        return os.environ | own
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    """A Kafka and a PostgreSQL of the benchmark's own."""
+    with tempfile.TemporaryDirectory(prefix="loom-bench-") as name:
+        folder = Path(name)
+        (folder / "loom.toml").write_text(PROJECT)
+        broker, database = EmbeddedKafka(folder / "kafka", free_port()), EmbeddedPostgres(folder / "postgres")
+        broker.start()
+        try:
+            database.start()
+            migrate(database.url)
+            yield Site(broker.address, database.url, folder)
+        finally:
+            database.stop()
+            broker.stop()
+
+
+@contextmanager
+def workers(at: Site, prefix: str, each: int) -> Iterator[list[psutil.Process]]:
+    """So many of each stream worker, every one with partitions of its own to read.
+
+    Raises:
+        BenchmarkFailed: one ended, or they are not all there in time.
+    """
+    asyncio.run(apply_topics(at.broker, load_project(at.folder / "loom.toml").topics.values(), prefix))
+    log = (at.folder / f"{prefix}log").open("wb")
+    running = [
+        psutil.Popen([sys.executable, "-m", "loom", "worker", name], env=at.environment(prefix, at.folder / f"{prefix}{name}-{i}"), stdout=log, stderr=log) for name in STREAM_TOPICS for i in range(each)
+    ]
+    try:
+        _until_all_read(at, prefix, each, running)
+        yield running
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(60)
+        log.close()
+
+
+def _until_all_read(at: Site, prefix: str, each: int, running: Sequence[psutil.Process]) -> None:
+    admin = admin_client(at.broker)
+    end = time.monotonic() + START_SECONDS
+    groups = [prefix + name for name in STREAM_TOPICS]
+    while True:
+        described = [answer.result() for answer in admin.describe_consumer_groups(groups).values()]
+        if all(sum(bool(m.assignment and m.assignment.topic_partitions) for m in group.members) == each for group in described):
+            return
+        if time.monotonic() > end or not all(process.is_running() for process in running):
+            raise BenchmarkFailed(f"the workers did not start:\n{(at.folder / f'{prefix}log').read_text(errors='replace')[-2000:]}")
+        time.sleep(0.2)
+
+
+async def pass_through(at: Site, prefix: str, first: int, last: int) -> None:
+    """Sends the documents from `first` to before `last`, and returns when every stream worker has read all that came of them. Raises BenchmarkFailed after an hour."""
+    client = producer(at.broker)
+    await client.start()
+    try:
+        for start in range(first, last, SENT_AT_ONCE):
+            pages = [document(f"{prefix}{i}") for i in range(start, min(start + SENT_AT_ONCE, last))]
+            await asyncio.gather(*[await client.send(prefix + DOCUMENTS.name, key=page.doc_id.encode(), value=CODEC.encode(page)) for page in pages])
+    finally:
+        await client.stop()
+    backlog = Backlog(at.broker, {prefix + worker: {prefix + topic.name: topic.partitions for topic in topics} for worker, topics in STREAM_TOPICS.items()})
+    await backlog.start()
+    end = time.monotonic() + END_SECONDS
+    try:
+        while await backlog.waits():
+            if time.monotonic() > end:
+                raise BenchmarkFailed("the workers did not read all documents within an hour")
+            await asyncio.sleep(0.1)
+    finally:
+        await backlog.stop()
+
+
+def live(at: Site, prefix: str, number: int, each: int) -> tuple[float, dict[str, float]]:
+    """Documents a second, from the first one sent until the last record of a dataset is there; the milliseconds of a core that each worker took a document."""
+    with workers(at, prefix, each) as running:
+        before, began = [_cpu_seconds(process) for process in running], time.perf_counter()
+        asyncio.run(pass_through(at, prefix, 0, number))
+        took = time.perf_counter() - began
+        spent: dict[str, float] = dict.fromkeys(STREAM_TOPICS, 0.0)
+        for process, already in zip(running, before, strict=True):
+            spent[process.cmdline()[-1]] += 1000 * (_cpu_seconds(process) - already) / number
+    return number / took, spent
+
+
+def replayed(at: Site, prefix: str, number: int) -> float:
+    """Documents a second of `loom replay` on a system that had `number`. Raises BenchmarkFailed where a dataset differs."""
+    command = [sys.executable, "-m", "loom", "replay", "--datasets", "--name", "bench", "--json"]
+    ended = subprocess.run(command, env=at.environment(prefix, at.folder / "replay"), capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise BenchmarkFailed(f"the replay ended with {ended.returncode}: {ended.stderr[-2000:]}{ended.stdout[-2000:]}")
+    report = json.loads(ended.stdout)
+    return number / float(report["seconds"])
+
+
+def pipeline_rows(number: int, counts: Sequence[int]) -> list[Row]:
+    """Rows for each number of workers a stage in `counts`, each over the first, and for replay over live."""
+    with site() as at:
+        rounds = count()
+        prefixes: list[str] = []
+        costs: list[dict[str, float]] = []
+
+        def side(each: int) -> float:
+            prefix = f"round{next(rounds)}-"
+            rate, spent = live(at, prefix, number, each)
+            if each == counts[0]:
+                prefixes.append(prefix)
+                costs.append(spent)
+            return rate
+
+        def again() -> float:
+            return replayed(at, prefixes[-1], number)
+
+        values = take_turns({str(each): partial(side, each) for each in counts} | {"replay": again})
+    alone = values[str(counts[0])]
+    rows = [Row.of(f"{number} documents, {each} workers a stage, over {counts[0]}", "documents/s", values[str(each)], alone if each != counts[0] else ()) for each in counts]
+    rows += [Row.of(f"core time of {name} a document", "ms", [spent[name] for spent in costs[1:]]) for name in STREAM_TOPICS]
+    return [*rows, Row.of("replay, over the documents' first time", "documents/s", values["replay"], alone, REPLAY_OVER_LIVE)]
+
+
+def memory_rows(number: int) -> list[Row]:
+    """Memory of the stream workers after each tenth of `number` documents: does it grow?"""
+    held: list[float] = []
+    with site() as at, workers(at, "memory-", 1) as running:
+        for tenth in range(10):
+            asyncio.run(pass_through(at, "memory-", tenth * number // 10, (tenth + 1) * number // 10))
+            held.append(sum(_memory_mib(process) for process in running))
+    return [Row.of(f"memory after a tenth, over that after {number} documents", "MiB", [held[0]], [held[-1]], FLAT), Row.of("memory after each tenth", "MiB", held)]
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """Of the process and those that cut documents for it."""
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return sum(float(t.user + t.system) for t in times)
+
+
+def _memory_mib(process: psutil.Process) -> float:
+    return sum(float(one.memory_full_info().pss) for one in (process, *process.children(recursive=True))) / 2**20

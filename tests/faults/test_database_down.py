@@ -1,0 +1,59 @@
+"""PostgreSQL goes away in the middle of documents, twice, and they wait for it: nothing is lost, nothing is there twice, nothing is parked."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loom.bench.pipeline import document
+from loom.embedded.kafka import EmbeddedKafka
+from loom.embedded.postgres import EmbeddedPostgres
+from runtime.database import migrate
+from schemas.events import Chunk, DatasetRecord, DeadLetter, Example, ExampleStatus, Revision
+from streams.teacher.teachers import offline_teacher
+from tests.support.streams import streams
+
+COUNT = 90
+DOWN_SECONDS = 4
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[EmbeddedPostgres]:
+    folder = Path(tempfile.mkdtemp(prefix="loom-test-"))
+    server = EmbeddedPostgres(folder / "postgres")
+    server.start()
+    migrate(server.url)
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.asyncio
+async def test_documents_wait_for_the_database(kafka: EmbeddedKafka, own_postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    async with streams(kafka.address, own_postgres.url, tmp_path, offline_teacher()) as system:
+        pages = [document(f"page-{i}") for i in range(COUNT)]
+        for part in (pages[: COUNT // 3], pages[COUNT // 3 : 2 * COUNT // 3]):
+            await system.publish(*part)
+            await asyncio.sleep(1)
+            await asyncio.to_thread(own_postgres.stop)
+            seen = len(await system.read("revisions", Revision, 0))
+            await asyncio.sleep(DOWN_SECONDS)
+            await asyncio.to_thread(own_postgres.start)
+            assert seen < COUNT  # it went while there was work
+        await system.publish(*pages[2 * COUNT // 3 :])
+        revisions = Counter(r.doc_id for r in await system.settled("revisions", Revision, COUNT - 1))
+        assert revisions == dict.fromkeys((page.doc_id for page in pages), 1)
+        chunks = await system.settled("chunks", Chunk, COUNT)
+        assert set(Counter(c.chunk_id for c in chunks).values()) == {1}
+        assert {c.doc_id for c in chunks} == set(revisions)
+        texts = await system.settled("datasets.cpt", DatasetRecord, len(chunks) - 1)
+        assert Counter(t.example_id for t in texts).total() == len({t.example_id for t in texts}) == len(chunks)
+        kept = {e.example_id for e in await system.settled("examples", Example) if e.status is ExampleStatus.KEPT and e.adapter == "chat"}
+        assert Counter(r.example_id for r in await system.settled("datasets.chat", DatasetRecord, len(kept) - 1)) == dict.fromkeys(kept, 1)
+        assert await system.read("dead-letters", DeadLetter, 0) == []
