@@ -6,6 +6,7 @@ Everything is on, in the workers' own processes: sealing, cuts, twins in Postgre
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from itertools import count
 from pathlib import Path
 
 import psutil
+from confluent_kafka import KafkaException
 
 from loom.bench.compare import Row, take_turns
 from loom.embedded.kafka import EmbeddedKafka, free_port
@@ -134,9 +136,10 @@ def _until_all_read(at: Site, prefix: str, each: int, running: Sequence[psutil.P
     end = time.monotonic() + START_SECONDS
     groups = [prefix + name for name in STREAM_TOPICS]
     while True:
-        described = [answer.result() for answer in admin.describe_consumer_groups(groups).values()]
-        if all(sum(bool(m.assignment and m.assignment.topic_partitions) for m in group.members) == each for group in described):
-            return
+        with contextlib.suppress(KafkaException):  # groups that are new have no coordinator yet
+            described = [answer.result() for answer in admin.describe_consumer_groups(groups).values()]
+            if all(sum(bool(m.assignment and m.assignment.topic_partitions) for m in group.members) == each for group in described):
+                return
         if time.monotonic() > end or not all(process.is_running() for process in running):
             raise BenchmarkFailed(f"the workers did not start:\n{(at.folder / f'{prefix}log').read_text(errors='replace')[-2000:]}")
         time.sleep(0.2)
