@@ -16,6 +16,8 @@ from streams.cut import Cutting, Piece, cut
 
 WORKERS = 2
 TIMEOUT_SECONDS = 120.0
+SLOWEST_BYTES_A_SECOND = 100_000
+"""Long documents may take longer: 650 pages are 2 MB and take 9 s."""
 MEMORY_BYTES = 4 << 30
 """Address space of a parser's process; without torch, 0.4 GiB of it is taken before the first document."""
 DOCUMENTS_A_PROCESS = 500
@@ -55,11 +57,12 @@ class CutterPool:
             self._rest = asyncio.get_running_loop().call_later(self._idle, self._end_idle)
 
     async def _attempt(self, media_type: str, data: bytes, how: Cutting) -> list[Piece]:
+        limit = self._timeout + len(data) // SLOWEST_BYTES_A_SECOND
         for attempt in range(ATTEMPTS):
             try:
-                found: list[Piece] = await asyncio.wrap_future(self._running.schedule(self._cut, args=[media_type, data, how], timeout=self._timeout))
+                found: list[Piece] = await asyncio.wrap_future(self._running.schedule(self._cut, args=[media_type, data, how], timeout=limit))
             except TimedOut as error:
-                raise InvalidInput(f"the parser of {media_type} did not end within {self._timeout:.0f} s") from error
+                raise InvalidInput(f"the parser of {media_type} did not end within {limit:.0f} s") from error
             except MemoryError as error:
                 raise InvalidInput(f"the parser of {media_type} needs more memory than it may have") from error
             except ProcessExpired as error:

@@ -15,10 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import psutil
@@ -167,50 +166,50 @@ async def pass_through(at: Site, prefix: str, first: int, last: int) -> None:
         await backlog.stop()
 
 
-def live(at: Site, prefix: str, number: int, each: int) -> tuple[float, dict[str, float]]:
-    """Documents a second, from the first one sent until the last record of a dataset is there; the milliseconds of a core that each worker took a document."""
-    with workers(at, prefix, each) as running:
-        before, began = [_cpu_seconds(process) for process in running], time.perf_counter()
-        asyncio.run(pass_through(at, prefix, 0, number))
+@dataclass(slots=True)
+class Side:
+    """So many workers a stage, which run as long as the benchmark does: starting them takes longer than a round."""
+
+    at: Site
+    prefix: str
+    running: Sequence[psutil.Process]
+    sent: int = 0
+    core_ms: list[dict[str, float]] = field(default_factory=list)
+
+    def live(self, number: int) -> float:
+        """Documents a second, from the first of `number` new ones until the last record of a dataset is there; notes what they took of each worker's time, in milliseconds of a core a document."""
+        before, began = [_cpu_seconds(process) for process in self.running], time.perf_counter()
+        asyncio.run(pass_through(self.at, self.prefix, self.sent, self.sent + number))
         took = time.perf_counter() - began
-        spent: dict[str, float] = dict.fromkeys(STREAM_TOPICS, 0.0)
-        for process, already in zip(running, before, strict=True):
+        self.sent += number
+        spent = dict.fromkeys(STREAM_TOPICS, 0.0)
+        for process, already in zip(self.running, before, strict=True):
             spent[process.cmdline()[-1]] += 1000 * (_cpu_seconds(process) - already) / number
-    return number / took, spent
+        self.core_ms.append(spent)
+        return number / took
 
-
-def replayed(at: Site, prefix: str, number: int) -> float:
-    """Documents a second of `loom replay` on a system that had `number`. Raises BenchmarkFailed where a dataset differs."""
-    command = [sys.executable, "-m", "loom", "replay", "--datasets", "--name", "bench", "--json"]
-    ended = subprocess.run(command, env=at.environment(prefix, at.folder / "replay"), capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise BenchmarkFailed(f"the replay ended with {ended.returncode}: {ended.stderr[-2000:]}{ended.stdout[-2000:]}")
-    report = json.loads(ended.stdout)
-    return number / float(report["seconds"])
+    def replayed(self) -> float:
+        """Documents a second of `loom replay` over all that were sent. Raises BenchmarkFailed where a dataset differs."""
+        command = [sys.executable, "-m", "loom", "replay", "--datasets", "--name", f"after-{self.sent}", "--json"]
+        ended = subprocess.run(command, env=self.at.environment(self.prefix, self.at.folder / "replay"), capture_output=True, text=True, check=False)
+        if ended.returncode:
+            raise BenchmarkFailed(f"the replay ended with {ended.returncode}: {ended.stderr[-2000:]}{ended.stdout[-2000:]}")
+        return self.sent / float(json.loads(ended.stdout)["seconds"])
 
 
 def pipeline_rows(number: int, counts: Sequence[int]) -> list[Row]:
     """Rows for each number of workers a stage in `counts`, each over the first, and for replay over live."""
-    with site() as at:
-        rounds = count()
-        prefixes: list[str] = []
-        costs: list[dict[str, float]] = []
-
-        def side(each: int) -> float:
-            prefix = f"round{next(rounds)}-"
-            rate, spent = live(at, prefix, number, each)
-            if each == counts[0]:
-                prefixes.append(prefix)
-                costs.append(spent)
-            return rate
-
-        def again() -> float:
-            return replayed(at, prefixes[-1], number)
-
-        values = take_turns({str(each): partial(side, each) for each in counts} | {"replay": again})
-    alone = values[str(counts[0])]
-    rows = [Row.of(f"{number} documents, {each} workers a stage, over {counts[0]}", "documents/s", values[str(each)], alone if each != counts[0] else ()) for each in counts]
-    rows += [Row.of(f"core time of {name} a document", "ms", [spent[name] for spent in costs[1:]]) for name in STREAM_TOPICS]
+    with ExitStack() as stack:
+        at = stack.enter_context(site())
+        sides: list[Side] = []
+        for each in counts:
+            prefix = f"by-{each}-"
+            sides.append(Side(at, prefix, stack.enter_context(workers(at, prefix, each))))
+        names = [f"{number} documents, {each} workers a stage" for each in counts]
+        values = take_turns({name: partial(side.live, number) for name, side in zip(names, sides, strict=True)} | {"replay": sides[0].replayed})
+    alone = values[names[0]]
+    rows = [Row.of(name, "documents/s", values[name], alone if name != names[0] else ()) for name in names]
+    rows += [Row.of(f"core time of {name} a document", "ms", [spent[name] for spent in sides[0].core_ms[1:]]) for name in STREAM_TOPICS]
     return [*rows, Row.of("replay, over the documents' first time", "documents/s", values["replay"], alone, REPLAY_OVER_LIVE)]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from loom.bench.dedup import accuracy, editions, judged, shares, store
 from runtime.errors import SettingsError
 from streams.cut import token_counter
+from tests.support.pdf import pdf_drawn, words
 
 ROOT = Path(__file__).parents[2]
 PAIRS = ROOT.parent / "shared" / "data" / "docs-near-duplicates"
@@ -38,3 +41,26 @@ def test_verdicts_do_not_slow_down_as_the_store_fills() -> None:
     texts = [" ".join(f"w{i * j % 997}" for j in range(90)) for i in range(1, 60)]
     rows = {row.what: row for row in asyncio.run(store(texts, 3000, 5))}
     assert rows["the last round of 5 over the first"].ours > 0.5
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from streams.cut import Cutting, cut
+from streams.pool import MEMORY_BYTES, _confine
+from streams.privacy import Pii
+_confine(MEMORY_BYTES)
+for name in sys.argv[2:]:
+    cut("application/pdf", Path(name).read_bytes(), Cutting(sys.argv[1], Pii.OFF, b"k" * 32))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+PAGES, KIB_A_PAGE = 1000, 200
+
+
+def test_memory_is_bounded_by_the_pages(tmp_path: Path) -> None:
+    lines = [f"Line {i} of the page says that the lamp in room {i * 7} is kept dry by its owner." for i in range(40)]
+    for name, pages in (("short.pdf", 1), ("long.pdf", PAGES)):
+        (tmp_path / name).write_bytes(pdf_drawn(["\n".join(words(60, 740 - 16 * i, f"{page}. {line}", 10) for i, line in enumerate(lines)) for page in range(pages)]))
+    told = subprocess.run([sys.executable, "-c", MEMORY, str(ROOT / "models" / "base"), str(tmp_path / "short.pdf"), str(tmp_path / "long.pdf")], cwd=ROOT, capture_output=True, text=True, check=True)
+    short, long = map(int, told.stdout.split())
+    assert long - short < PAGES * KIB_A_PAGE
