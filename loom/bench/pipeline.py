@@ -14,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import asyncpg
 import psutil
 from confluent_kafka import KafkaException
 
@@ -206,10 +207,14 @@ def pipeline_rows(number: int, counts: Sequence[int]) -> list[Row]:
             prefix = f"by-{each}-"
             sides.append(Side(at, prefix, stack.enter_context(workers(at, prefix, each))))
         names = [f"{number} documents, {each} workers a stage" for each in counts]
+        before = _kept_kib(at)
         values = take_turns({name: partial(side.live, number) for name, side in zip(names, sides, strict=True)} | {"replay": sides[0].replayed})
+        documents = sum(side.sent for side in sides)
+        kept = {store: (size - before[store]) / documents for store, size in _kept_kib(at).items()}
     alone = values[names[0]]
     rows = [Row.of(name, "documents/s", values[name], alone if name != names[0] else ()) for name in names]
     rows += [Row.of(f"core time of {name} a document", "ms", [spent[name] for spent in sides[0].core_ms[1:]]) for name in STREAM_TOPICS]
+    rows += [Row.of(f"kept in {store} for a document", "KiB", [size]) for store, size in kept.items()]
     return [*rows, Row.of("replay, over the documents' first time", "documents/s", values["replay"], alone, REPLAY_OVER_LIVE)]
 
 
@@ -221,6 +226,25 @@ def memory_rows(number: int) -> list[Row]:
             asyncio.run(pass_through(at, "memory-", tenth * number // 10, (tenth + 1) * number // 10))
             held.append(sum(_memory_mib(process) for process in running))
     return [Row.of(f"memory after a tenth, over that after {number} documents", "MiB", [held[0]], [held[-1]], FLAT), Row.of("memory after each tenth", "MiB", held)]
+
+
+def _kept_kib(at: Site) -> dict[str, float]:
+    """What the stores hold; of Kafka the logs, without those of replays."""
+    logs = [file for file in (at.folder / "kafka").rglob("*.log") if "replay" not in file.parent.name and file.parent.name[-1:].isdigit()]
+    objects = [file for file in (at.folder / "objects").rglob("*") if file.is_file()]
+    return {"Kafka": _kib(logs), "the object store": _kib(objects), "PostgreSQL": asyncio.run(_database_kib(at.database))}
+
+
+def _kib(files: Iterable[Path]) -> float:
+    return sum(file.stat().st_size for file in files) / 1024
+
+
+async def _database_kib(url: str) -> float:
+    connection = await asyncpg.connect(url)
+    try:
+        return float(await connection.fetchval("SELECT pg_database_size(current_database())")) / 1024
+    finally:
+        await connection.close()
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
