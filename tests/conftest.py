@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +11,7 @@ os.environ.update(DO_NOT_TRACK="true", SCARF_NO_ANALYTICS="true", HF_HUB_OFFLINE
 
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from loom.embedded.postgres import EmbeddedPostgres
+from tests.support.postgres import running_postgres
 
 
 @pytest.fixture(scope="session")
@@ -28,13 +26,5 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A running database server, migrated."""
-    from runtime.database import migrate
-
-    # not below pytest's own folder: each start of pytest closes that to other users, and PostgreSQL runs as one under root
-    folder = Path(tempfile.mkdtemp(prefix="loom-test-"))
-    server = EmbeddedPostgres(folder / "postgres")
-    server.start()
-    migrate(server.url)
-    yield server
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with running_postgres() as server:
+        yield server

@@ -39,7 +39,8 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     held_out = list(islice((a for a in _ask(spec, rows, shortlist) if len(prompt_ids(tokenizer, a.prompt)) <= adapter.recipe.max_tokens), MAX_HELD_OUT))
     known = [row for row in rows if row.split is Split.TRAIN]
     single = [row for row in known if not row.is_pair]
-    learn = [_tokens(own, row, tokenizer, adapter.recipe.seed) for own, row in zip(_offers(spec, single, shortlist), single, strict=True)]
+    learnt = [Asked(own, row) for own, row in zip(_offers(spec, single, shortlist), single, strict=True)]
+    learn = [_tokens(one.spec, one.row, tokenizer, adapter.recipe.seed) for one in learnt]
     model = sft.train(base, learn, adapter.recipe, folder / "sft", progress)
     candidate = evaluate(model, tokenizer, spec, held_out)
     with model.disable_adapter():
@@ -49,7 +50,6 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     preferred = [row for row in known if row.is_pair]
     pairs = [_pair(own, row, tokenizer, adapter.recipe.seed) for own, row in zip(_offers(spec, preferred, shortlist), preferred, strict=True)]
     if adapter.dpo and live:
-        learnt = [Asked(own, row) for own, row in zip(_offers(spec, single, shortlist), single, strict=True)]
         mistakes = own_mistakes(_with_adapter(base, live), tokenizer, learnt, adapter.dpo.own_answers, adapter.recipe.seed)
         metrics["own_mistakes"] = float(len(mistakes))
         pairs += mistakes

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +12,9 @@ import pytest
 from loom.bench.pipeline import document
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
-from runtime.database import migrate
 from schemas.events import Chunk, DatasetRecord, DeadLetter, Example, ExampleStatus, Revision
 from streams.teacher.teachers import offline_teacher
+from tests.support.postgres import running_postgres
 from tests.support.streams import streams
 
 COUNT = 90
@@ -25,13 +23,8 @@ DOWN_SECONDS = 4
 
 @pytest.fixture
 def own_postgres() -> Iterator[EmbeddedPostgres]:
-    folder = Path(tempfile.mkdtemp(prefix="loom-test-"))
-    server = EmbeddedPostgres(folder / "postgres")
-    server.start()
-    migrate(server.url)
-    yield server
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.mark.asyncio
