@@ -15,8 +15,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from runtime.errors import Transient
 
 FOLDER = Path(__file__).parent
-DATABASE_DOWN = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, ConnectionError)
-"""What asyncpg raises when the server is gone, or goes: the same call may succeed later."""
+DATABASE_DOWN = (
+    asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError,
+    asyncpg.InternalClientError, ConnectionError,
+)  # fmt: skip
+"""What asyncpg raises when the server is gone, or goes: the same call may succeed later.
+
+InternalClientError ("cannot switch to state") is what a query meets whose connection the server ended since the last one.
+"""
 
 
 async def connect(url: str, size: int = 4) -> asyncpg.Pool:

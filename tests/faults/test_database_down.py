@@ -12,6 +12,7 @@ import pytest
 from loom.bench.pipeline import document
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
+from runtime.database import DATABASE_DOWN, connect
 from schemas.events import Chunk, DatasetRecord, DeadLetter, Example, ExampleStatus, Revision
 from streams.teacher.teachers import offline_teacher
 from tests.support.postgres import running_postgres
@@ -19,6 +20,7 @@ from tests.support.streams import streams
 
 COUNT = 90
 DOWN_SECONDS = 4
+OUTAGES = 10
 
 
 @pytest.fixture
@@ -50,3 +52,29 @@ async def test_documents_wait_for_the_database(kafka: EmbeddedKafka, own_postgre
         kept = {e.example_id for e in await system.settled("examples", Example) if e.status is ExampleStatus.KEPT and e.adapter == "chat"}
         assert Counter(r.example_id for r in await system.settled("datasets.chat", DatasetRecord, len(kept) - 1)) == dict.fromkeys(kept, 1)
         assert await system.read("dead-letters", DeadLetter, 0) == []
+
+
+@pytest.mark.asyncio
+async def test_whatever_a_query_meets_when_the_server_goes_is_waited_for(own_postgres: EmbeddedPostgres) -> None:
+    pool = await connect(own_postgres.url)
+    answered: Counter[int] = Counter()
+
+    async def ask(outage: int, owner: str) -> None:
+        """Asks until the server is gone, whatever it is in the middle of then; any other error ends the test."""
+        try:
+            while True:
+                await pool.fetchrow("SELECT secret FROM keys WHERE owner = $1", owner)
+                async with pool.acquire() as connection, connection.transaction():
+                    await connection.execute("INSERT INTO keys (owner, secret) VALUES ($1, $2) ON CONFLICT (owner) DO NOTHING", owner, bytes(32))
+                answered[outage] += 1
+        except DATABASE_DOWN:
+            return
+
+    for outage in range(OUTAGES):
+        asking = [asyncio.create_task(ask(outage, f"owner-{n}")) for n in range(16)]
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(own_postgres.stop)
+        await asyncio.wait_for(asyncio.gather(*asking), 10)
+        await asyncio.to_thread(own_postgres.start)
+    assert set(answered) == set(range(OUTAGES))  # it answered again after each
+    await pool.close()

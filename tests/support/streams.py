@@ -39,6 +39,7 @@ class System:
     broker: str
     prefix: str
     context: Context
+    fatal: list[BaseException]
 
     async def publish(self, *documents: Document) -> None:
         await publish(self.broker, [Outgoing(self.prefix + "documents", d.doc_id.encode(), CODEC.encode(d)) for d in documents])
@@ -49,6 +50,7 @@ class System:
     async def read(self, topic: str, kind: type[Any], count: int, seconds: float = 40) -> list[Any]:
         """At least `count` records of a topic, once they are there."""
         for _ in range(int(seconds / 0.5)):
+            assert self.fatal == []
             found = [CODEC.decode(kind, r.value) for r in await read_all(self.broker, self.prefix + topic)]
             if len(found) >= count:
                 return found
@@ -84,7 +86,7 @@ async def streams(broker: str, database: str, folder: Path, teacher: Teacher, pr
     shell = StreamShell(f"{prefix}all", broker, stages, folder=folder / "faust", on_fatal=fatal.append, prefix=prefix)  # type: ignore[arg-type]
     await shell.start()
     try:
-        yield System(broker, prefix, context)
+        yield System(broker, prefix, context, fatal)
     finally:
         await shell.stop()
         cutters.close()
