@@ -102,8 +102,8 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
 
 def _teacher(settings: Settings, limits: TeacherLimits, pool: asyncpg.Pool) -> Teacher:
     """The teacher that the settings name, within its limits; the offline one needs none."""
+    from streams.teacher.by_distilabel import offline_teacher, remote_teacher
     from streams.teacher.ledger import Metered
-    from streams.teacher.teachers import offline_teacher, remote_teacher
 
     if not settings.teacher_url:
         return offline_teacher()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from runtime.errors import Transient
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 FOLDER = Path(__file__).parent
 DATABASE_DOWN = (
@@ -47,6 +46,8 @@ def migrate(url: str) -> None:
 
 
 async def _migrate(url: str) -> None:
+    from sqlalchemy.ext.asyncio import create_async_engine  # not at the top: with alembic it takes most of a second, and many never migrate
+
     engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1))
     try:
         async with engine.begin() as connection:
@@ -56,6 +57,9 @@ async def _migrate(url: str) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(713705)")
     config = Config()
     config.set_main_option("script_location", str(FOLDER))

@@ -14,7 +14,7 @@ from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
 from runtime.database import DATABASE_DOWN, connect
 from schemas.events import Chunk, DatasetRecord, DeadLetter, Example, ExampleStatus, Revision
-from streams.teacher.teachers import offline_teacher
+from streams.teacher.by_distilabel import offline_teacher
 from tests.support.postgres import running_postgres
 from tests.support.streams import streams
 

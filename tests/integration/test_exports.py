@@ -20,7 +20,7 @@ from loom.exports import Exporter, Moment, snapshot
 from runtime.errors import SettingsError
 from schemas.events import DatasetRecord, RunStatus, TrainingRun
 from streams.context import document_owner
-from streams.teacher.teachers import offline_teacher
+from streams.teacher.by_distilabel import offline_teacher
 from tests.support.live import EXAMPLE, ROOT
 from tests.support.streams import CODEC, System, document, streams
 

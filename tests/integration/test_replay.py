@@ -21,7 +21,7 @@ from runtime.errors import SettingsError
 from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Example, ExampleStatus, Label, RecordStatus
 from streams.context import document_owner
 from streams.rebuild import rebuild
-from streams.teacher.teachers import offline_teacher
+from streams.teacher.by_distilabel import offline_teacher
 from tests.support.live import EXAMPLE, ROOT
 from tests.support.streams import CODEC, System, document, streams
 

@@ -25,7 +25,7 @@ from streams.context import document_owner
 from streams.held_out import NEAR, SAME_WORDS
 from streams.intake import Intake
 from streams.synth import ASKED_BEFORE
-from streams.teacher.teachers import offline_teacher
+from streams.teacher.by_distilabel import offline_teacher
 from tests.support.streams import CODEC, EXAMPLE, System, document, streams
 
 PAGE = b"# Hub\n\nThe hub pairs with sixty devices at most. Concrete walls shorten the radio range considerably.\n\n## Ring\n\nA violet ring means that an update is being installed now.\n"

@@ -27,11 +27,12 @@ from schemas.events import DatasetRecord, DeadLetter, Example, ExampleStatus
 from streams.context import document_owner
 from streams.synth import ASKED_BEFORE, BELOW, UNREAD
 from streams.teacher.asks import MALFORMED, UNGROUNDED, Ask, Assignment
+from streams.teacher.by_distilabel import offline_teacher, remote_teacher
 from streams.teacher.calls import INVENTED
 from streams.teacher.labelled import NOT_NAMED
 from streams.teacher.ledger import BudgetSpent, Metered
 from streams.teacher.questions import NOT_WRONG, Questions
-from streams.teacher.teachers import Reply, offline_teacher, remote_teacher
+from streams.teacher.teachers import Reply
 from tests.support.endpoint import Endpoint, Rows, serving
 from tests.support.kafka import read_all
 from tests.support.streams import ROOT, System, document, streams
