@@ -138,3 +138,27 @@ async def test_an_engine_that_starts_can_be_stopped_and_leaves_no_process() -> N
         await starting
     assert time.monotonic() - began < 20
     assert not engines() - before
+
+
+@pytest.mark.asyncio
+async def test_an_engine_leaves_the_cores_alone_between_requests_and_a_second_one_starts_at_once() -> None:
+    def spent() -> float:
+        """Seconds of the processor that all processes below this one have had."""
+        times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+        return float(sum(t.user + t.system for t in times))
+
+    base = load_project(PROJECT).base_folder
+    first, second = VllmEngine(base), VllmEngine(base)
+    await first.start()
+    try:
+        await first.generate([5, 6, 7], None, None, 4)
+        before = spent()
+        await asyncio.sleep(1)  # for so long vLLM would try whether there is more to do
+        assert spent() - before < 0.3
+        began = time.monotonic()
+        await second.start()
+        assert time.monotonic() - began < 10
+        assert (await second.generate([5, 6, 7], None, None, 4)).token_count == 4
+    finally:
+        await first.stop()
+        await second.stop()
