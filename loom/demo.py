@@ -152,6 +152,9 @@ class Demo:
         parked = Table("why", "count", title="Dead letters")
         for reason, count in dead_letters.most_common():
             parked.add_row(escape(reason), str(count))
+        made = Table("examples", "count", title="What became of what was made")
+        for what, count in report["yields"].items():
+            made.add_row(what, str(count))
         adapters = Table("adapter", "metric", "held out", "base alone", "gate", title="Adapters trained in this run")
         if (b := report["base"])["epoch"]:
             adapters.add_row(f"base, epoch {b['epoch']}", "perplexity", f"{b['perplexity_after']:.2f}", f"{b['perplexity_before']:.2f}", "lower is better")
@@ -160,7 +163,7 @@ class Demo:
         message = Table("topic", "adapter", "output", "base alone", "ms", title=report["message"]["text"])
         for r in report["message"]["results"]:
             message.add_row(r["topic"], r["adapter"], json.dumps(r["output"]), json.dumps(r["base_output"]), str(r["latency_ms"]))
-        for table in (data, *([parked] if dead_letters else []), adapters, message):
+        for table in (data, made, *([parked] if dead_letters else []), adapters, message):
             self.console.print(table)
         self.console.print(f"Report: {self.report}. Took {sum(self.seconds.values()):.0f} s: " + ", ".join(f"{name} {s:.0f}" for name, s in self.seconds.items()))
 

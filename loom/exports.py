@@ -176,8 +176,12 @@ def write(folder: Path, moment: Moment, rows: Sequence[Row], examples: Mapping[s
 
 def yields(examples: Mapping[str, Example]) -> dict[str, int]:
     """What became of every example that was made, by reason."""
-    counts = Counter("kept" if e.status is ExampleStatus.KEPT else f"{e.status.value}: {e.reason or 'no reason'}" for e in examples.values())
-    return dict(counts.most_common())
+    return dict(Counter(map(outcome, examples.values())).most_common())
+
+
+def outcome(example: Example) -> str:
+    """`kept`, or what became of it and why."""
+    return "kept" if example.status is ExampleStatus.KEPT else f"{example.status.value}: {example.reason or 'no reason'}"
 
 
 def card(manifest: Mapping[str, Any], examples: Sequence[Example]) -> str:

@@ -209,7 +209,7 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         await writer.stop()
     for error in ended:
-        if isinstance(error, BaseException):
+        if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError):  # a client that stops without its broker cancels itself
             raise error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Self
 
+from loom.exports import outcome
 from runtime.follower import Follower
 from runtime.kafka import Record
 from runtime.project import Project
@@ -24,7 +25,7 @@ class Tally:
         self._follower = Follower(settings.broker, {settings.prefix + t.name: t.partitions for t in topics})
         self._prefix, self._codec = settings.prefix, open_codec(settings.registry)
         self._chunks: dict[str, tuple[ChunkStatus, set[tuple[str, int]]]] = {}
-        self._examples: dict[str, str] = {}
+        self._examples: dict[str, tuple[str, str]] = {}
         self._datasets: dict[str, dict[str, bool]] = {name: {} for name in self._names}
         self._letters: dict[str, str] = {}
 
@@ -49,7 +50,7 @@ class Tally:
             self._chunks[chunk.chunk_id] = (chunk.status, {(chunk.doc_id, page) for page in pages})
         elif name == EXAMPLES.name:
             example = self._codec.decode(Example, record.value)
-            self._examples[example.example_id] = example.task
+            self._examples[example.example_id] = (example.task, outcome(example))
         elif name == DEAD_LETTERS.name:
             letter = self._codec.decode(DeadLetter, record.value)
             self._letters[letter.letter_id] = letter.message
@@ -68,7 +69,9 @@ class Tally:
         return {
             "pages": len(set[tuple[str, int]]().union(*(pages for _, pages in self._chunks.values()))),
             "chunks": statuses[ChunkStatus.LIVE], "duplicates": statuses[ChunkStatus.DUPLICATE], "dead_letters": len(self._letters),
-            "examples": dict(sorted(Counter(self._examples.values()).items())), "datasets": {name: sum(rows.values()) for name, rows in self._datasets.items()},
+            "examples": dict(sorted(Counter(task for task, _ in self._examples.values()).items())),
+            "yields": dict(Counter(what for _, what in self._examples.values()).most_common()),
+            "datasets": {name: sum(rows.values()) for name, rows in self._datasets.items()},
         }  # fmt: skip
 
     def __str__(self) -> str:

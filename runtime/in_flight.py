@@ -21,7 +21,7 @@ from runtime.transactions import PartitionTransactions
 from runtime.window import Window
 
 CONCURRENT = 16
-WAITING_RECORDS, WAITING_BYTES = 1024, 64 << 20
+WAITING_RECORDS, WAITING_BYTES = 4096, 64 << 20
 """What may have begun and is not committed, before no more is taken in."""
 LINGER_SECONDS = 0.005
 """What ends within this time shares a transaction."""

@@ -17,6 +17,8 @@ from runtime.errors import SettingsError, Transient
 from schemas.topics import Topic
 
 MAX_MESSAGE_BYTES = 1 << 20
+BATCH_BYTES = 256 << 10
+"""Of one partition, sent as one: an idempotent producer of aiokafka has one batch of a partition on its way at a time."""
 _SILENT = logging.getLogger("librdkafka")
 _SILENT.setLevel(logging.CRITICAL)
 Headers = tuple[tuple[str, bytes], ...]
@@ -57,7 +59,7 @@ class Outgoing:
 def producer(broker: str, transactional_id: str | None = None, transaction_timeout_seconds: int = 10) -> AIOKafkaProducer:
     """An idempotent producer; transactional when it gets an id."""
     return AIOKafkaProducer(
-        bootstrap_servers=broker, acks="all", enable_idempotence=True, linger_ms=2, max_request_size=4 * MAX_MESSAGE_BYTES,
+        bootstrap_servers=broker, acks="all", enable_idempotence=True, linger_ms=2, max_request_size=4 * MAX_MESSAGE_BYTES, max_batch_size=BATCH_BYTES,
         transactional_id=transactional_id, transaction_timeout_ms=transaction_timeout_seconds * 1000,
     )  # fmt: skip
 

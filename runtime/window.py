@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections import OrderedDict
 from collections.abc import Iterable
 
 SPAN = 8192
@@ -24,13 +25,13 @@ class Window:
 
     def __init__(self, committed: int | None = None, metadata: str = "") -> None:
         self._finished = set(_offsets(committed, metadata)) if committed is not None else set()
-        self._pending: set[int] = set()
+        self._pending: OrderedDict[int, None] = OrderedDict()  # in the order in which they came, the lowest first
         self._next = committed if committed is not None else -1
 
     @property
     def next_offset(self) -> int:
         """The offset to commit: no record before it is still to be done."""
-        return min(self._pending, default=self._next)
+        return next(iter(self._pending), self._next)
 
     @property
     def metadata(self) -> str:
@@ -51,16 +52,17 @@ class Window:
         """Notes that a record came; False where it is done already, or in work. Records come in the order of their offsets."""
         fresh = offset >= self._next and offset not in self._finished
         if fresh:
-            self._pending.add(offset)
+            self._pending[offset] = None
         self._next = max(self._next, offset + 1)
         return fresh
 
     def finish(self, offsets: Iterable[int]) -> None:
         """Notes that records are done."""
-        done = set(offsets)
-        self._pending -= done
+        for offset in offsets:
+            self._pending.pop(offset, None)
+            self._finished.add(offset)
         first = self.next_offset
-        self._finished = {offset for offset in self._finished | done if offset >= first}
+        self._finished = {offset for offset in self._finished if offset >= first}
 
 
 def _offsets(first: int, metadata: str) -> Iterable[int]:

@@ -49,10 +49,16 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     metrics: dict[str, float] = {}
     preferred = [row for row in known if row.is_pair]
     pairs = [_pair(own, row, tokenizer, adapter.recipe.seed) for own, row in zip(_offers(spec, preferred, shortlist), preferred, strict=True)]
-    if adapter.dpo and live:
-        mistakes = own_mistakes(_with_adapter(base, live), tokenizer, learnt, adapter.dpo.own_answers, adapter.recipe.seed)
-        metrics["own_mistakes"] = float(len(mistakes))
-        pairs += mistakes
+    serving = None
+    if live:
+        model = _with_adapter(base, live)
+        serving = evaluate(model, tokenizer, spec, held_out)
+        metrics[f"live_{metric}"] = serving.score
+        if adapter.dpo:
+            mistakes = own_mistakes(model, tokenizer, learnt, adapter.dpo.own_answers, adapter.recipe.seed)
+            metrics["own_mistakes"] = float(len(mistakes))
+            pairs += mistakes
+    del model
     if adapter.dpo and pairs:
         give_memory_back()
         aligned = dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", progress)
@@ -61,14 +67,13 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
         metrics |= {f"sft_{metric}": candidate.score, f"dpo_{metric}": after.score, "pairs": float(len(pairs))}
         if after.score >= candidate.score:
             candidate, chosen = after, folder / "dpo"
-    serving = evaluate(_with_adapter(base, live), tokenizer, spec, held_out) if live else None
     for name in ADAPTER_FILES:
         if (chosen / name).exists():
             shutil.copy(chosen / name, folder / name)
     metrics |= {metric: candidate.score, f"base_{metric}": alone.score, "valid_share": candidate.valid_share, "held_out": float(candidate.count)}
     metrics["teacher_usd"] = sum(row.teacher_usd for row in rows)
     metrics |= by_book(held_out, candidate) | {f"base_{name}": value for name, value in by_book(held_out, alone).items()}
-    return Made(ADAPTER_FILES, metrics | ({f"live_{metric}": serving.score} if serving else {}), judge(adapter.gate, candidate, alone, serving))
+    return Made(ADAPTER_FILES, metrics, judge(adapter.gate, candidate, alone, serving))
 
 
 def _with_adapter(base: str, folder: Path) -> PeftModel:

@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import threading
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,8 +52,9 @@ class VllmEngine:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         _preload()
+        await _import_vllm()
         others = _children()
-        # in a thread, since it takes most of a minute, while heartbeats to Kafka must go on
+        # in a thread, since heartbeats to Kafka must go on
         making = asyncio.get_running_loop().run_in_executor(None, self._make)
         try:
             engine = await asyncio.shield(making)
@@ -167,6 +169,28 @@ def _preload() -> None:
     if not NVIDIA.exists():
         multiprocessing.set_forkserver_preload(["inference.engines.preload"])
         multiprocessing.forkserver.ensure_running()
+
+
+async def _import_vllm() -> None:
+    """Imports what an engine needs, in a thread that nobody waits for: 20 s of a core, a minute where others are busy, in which a worker may be told to stop."""
+    loop = asyncio.get_running_loop()
+    imported: asyncio.Future[None] = loop.create_future()
+
+    def tell(error: Exception | None) -> None:
+        if not imported.done():
+            imported.set_exception(error) if error else imported.set_result(None)
+
+    def work() -> None:
+        failed: Exception | None = None
+        try:
+            import vllm.v1.engine.async_llm  # noqa: F401
+        except Exception as error:  # noqa: BLE001 - raised where it is waited for
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, failed)
+
+    threading.Thread(target=work, name="import-vllm", daemon=True).start()
+    await imported
 
 
 def _children() -> set[psutil.Process]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -162,3 +164,26 @@ async def test_an_engine_leaves_the_cores_alone_between_requests_and_a_second_on
     finally:
         await first.stop()
         await second.stop()
+
+
+STOPPED_EARLY = """
+import asyncio, time
+from inference.engines.vllm import VllmEngine
+
+async def main():
+    starting = asyncio.create_task(VllmEngine("models/base").start())
+    await asyncio.sleep(1)
+    starting.cancel()
+    began = time.monotonic()
+    await asyncio.wait([starting])
+    print(starting.cancelled(), time.monotonic() - began < 1)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_who_is_told_to_stop_does_not_wait_for_the_import_of_vllm(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w") as out:  # no pipe, which the fork server would hold open
+        ended = subprocess.run([sys.executable, "-W", "ignore", "-c", STOPPED_EARLY], cwd=PROJECT.parents[2], stdout=out, timeout=10, check=True)
+    assert (ended.returncode, (tmp_path / "out").read_text().strip()) == (0, "True True")
