@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import structlog
 
+from runtime.collector import collect_less
 from runtime.database import connect, migrate
 from runtime.errors import Fenced, SettingsError
 from runtime.in_flight import CONCURRENT
@@ -94,6 +95,7 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     )  # fmt: skip
     await rebuild(context, broker_of(settings))
     await shell.start()
+    collect_less()
     await stop.wait()
     await shell.stop()
     await asyncio.to_thread(cutters.close)

@@ -23,6 +23,7 @@ from aiokafka import TopicPartition
 from loom.bench.compare import Row, take_turns
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.cloudevents import headers
+from runtime.collector import collect_less
 from runtime.errors import LoomError, Transient
 from runtime.ids import digest
 from runtime.kafka import Outgoing, Record, apply_topics, committed_offsets, consumer, producer
@@ -80,6 +81,7 @@ async def ours(broker: str, folder: Path, group: str, clock: Clock) -> float:
         raise BenchmarkFailed(str(error))
 
     shell = StreamShell(group, broker, [Relay(clock)], folder=folder, on_fatal=fatal)
+    collect_less()  # as its worker does
     await shell.start()
     await clock.ended.wait()
     while await _committed(broker, group) < clock.count:  # noqa: ASYNC110 - Kafka tells nobody
