@@ -173,24 +173,17 @@ def _preload() -> None:
 
 async def _import_vllm() -> None:
     """Imports what an engine needs, in a thread that nobody waits for: 20 s of a core, a minute where others are busy, in which a worker may be told to stop."""
-    loop = asyncio.get_running_loop()
-    imported: asyncio.Future[None] = loop.create_future()
-
-    def tell(error: Exception | None) -> None:
-        if not imported.done():
-            imported.set_exception(error) if error else imported.set_result(None)
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
     def work() -> None:
-        failed: Exception | None = None
         try:
             import vllm.v1.engine.async_llm  # noqa: F401
-        except Exception as error:  # noqa: BLE001 - raised where it is waited for
-            failed = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(tell, failed)
+        finally:  # what failed fails again, and is raised, where the engine is made
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(ended.set)
 
     threading.Thread(target=work, name="import-vllm", daemon=True).start()
-    await imported
+    await ended.wait()
 
 
 def _children() -> set[psutil.Process]:
