@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from runtime.kafka import consumer
+from runtime.kafka import PATIENT_MILLISECONDS, consumer
 from runtime.project import Project
 from schemas.codec import Codec, InvalidRecord
 from schemas.events import AdapterEvent, DeadLetter, RequestCompleted, Result, TrainingRun
@@ -35,7 +35,7 @@ class Projection:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follows all topics from where the database stands."""
-        client: AIOKafkaConsumer = consumer(self._broker)
+        client: AIOKafkaConsumer = consumer(self._broker, fetch_wait_milliseconds=PATIENT_MILLISECONDS)
         await client.start()
         try:
             client.assign(self._partitions)

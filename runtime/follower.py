@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from runtime.kafka import Record, consumer
+from runtime.kafka import PATIENT_MILLISECONDS, PROMPT_MILLISECONDS, Record, consumer
 from schemas.codec import InvalidRecord
 
 log = structlog.get_logger()
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 async def read_whole(broker: str, topics: dict[str, int], apply: Callable[[Record], None], only: int | None = None) -> None:
     """Gives all that is on `topics` (with their partition counts) now, or on one partition of each, to `apply`, as `Follower.deliver` does."""
-    follower = Follower(broker, topics, only)
+    follower = Follower(broker, topics, only, PROMPT_MILLISECONDS)
     await follower.start()
     try:
         while not await follower.caught_up():
@@ -28,9 +28,9 @@ async def read_whole(broker: str, topics: dict[str, int], apply: Callable[[Recor
 class Follower:
     """Follows `topics` (with their partition counts), or one partition of each, without a group, read_committed."""
 
-    def __init__(self, broker: str, topics: dict[str, int], only: int | None = None) -> None:
+    def __init__(self, broker: str, topics: dict[str, int], only: int | None = None, fetch_wait_milliseconds: int = PATIENT_MILLISECONDS) -> None:
         self._partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count) if only in (None, p)]
-        self._client: AIOKafkaConsumer = consumer(broker)
+        self._client: AIOKafkaConsumer = consumer(broker, fetch_wait_milliseconds=fetch_wait_milliseconds)
         self._ends: dict[TopicPartition, int] = {}
 
     async def start(self) -> None:

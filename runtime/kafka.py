@@ -19,6 +19,9 @@ from schemas.topics import Topic
 MAX_MESSAGE_BYTES = 1 << 20
 BATCH_BYTES = 256 << 10
 """Of one partition, sent as one: an idempotent producer of aiokafka has one batch of a partition on its way at a time."""
+PROMPT_MILLISECONDS = 50
+PATIENT_MILLISECONDS = 500
+"""How long a fetch waits for a record: an idle consumer costs broker and itself 20 fetches a second at the first, 2 at the second."""
 _SILENT = logging.getLogger("librdkafka")
 _SILENT.setLevel(logging.CRITICAL)
 Headers = tuple[tuple[str, bytes], ...]
@@ -64,12 +67,15 @@ def producer(broker: str, transactional_id: str | None = None, transaction_timeo
     )  # fmt: skip
 
 
-def consumer(broker: str, *topics: str, group: str | None = None, session_timeout_seconds: int = 10) -> AIOKafkaConsumer:
-    """A read_committed consumer from the earliest record on, which never commits by itself."""
+def consumer(broker: str, *topics: str, group: str | None = None, session_timeout_seconds: int = 10, fetch_wait_milliseconds: int = PROMPT_MILLISECONDS) -> AIOKafkaConsumer:
+    """A read_committed consumer from the earliest record on, which never commits by itself.
+
+    The broker answers a fetch that finds nothing after `fetch_wait_milliseconds`. A partition whose records were handed out meanwhile waits for that answer.
+    """
     return AIOKafkaConsumer(
         *topics, bootstrap_servers=broker, group_id=group, isolation_level="read_committed", enable_auto_commit=False,
         auto_offset_reset="earliest", session_timeout_ms=session_timeout_seconds * 1000, heartbeat_interval_ms=session_timeout_seconds * 250,
-        fetch_max_wait_ms=50, max_partition_fetch_bytes=4 * MAX_MESSAGE_BYTES,
+        fetch_max_wait_ms=fetch_wait_milliseconds, max_partition_fetch_bytes=4 * MAX_MESSAGE_BYTES,
     )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import resource
-import sys
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as TimedOut
 
@@ -98,8 +97,7 @@ def _end(pool: ProcessPool) -> None:
 
 
 def _confine(memory_bytes: int) -> None:
-    """Bounds the process's memory, and keeps torch out of it: spaCy loads it where it can, half a gigabyte for nothing."""
+    """Bounds the process's memory."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    sys.modules["torch"] = None  # type: ignore[assignment]
 
 

@@ -15,6 +15,8 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
+from streams.imports import without_torch
+
 DIGITS = re.compile(r"(?:\d[\s().+/-]*){7}")
 """Fewer make no number of a phone, a card or an account."""
 MIN_SCORE = 0.4
@@ -103,7 +105,9 @@ def _stand_in(kind: str, value: str, policy: Pii, secret: bytes) -> str:
 def _recognisers(with_numbers: bool) -> tuple[Any, ...]:
     """Recognisers that need no language model; those of numbers only where there are digits enough."""
     import tldextract
-    from presidio_analyzer.predefined_recognizers import CreditCardRecognizer, CryptoRecognizer, EmailRecognizer, IbanRecognizer, IpRecognizer, PhoneRecognizer, UsSsnRecognizer
+
+    with without_torch():
+        from presidio_analyzer.predefined_recognizers import CreditCardRecognizer, CryptoRecognizer, EmailRecognizer, IbanRecognizer, IpRecognizer, PhoneRecognizer, UsSsnRecognizer
 
     # the list of domains that comes in the wheel: nothing is fetched
     tldextract.extract = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)

@@ -16,6 +16,7 @@ from typing import Any
 from ftfy import fix_text
 
 from runtime.errors import InvalidInput
+from streams.imports import without_torch
 from streams.parse.blocks import Block, BlockKind, markdown_table
 from streams.parse.dialects import plain_markdown
 
@@ -32,11 +33,12 @@ LEFT_OUT = {"Header", "Footer", "PageBreak", "PageNumber", "Image"}
 @cache
 def offline() -> None:
     """Puts the blank pipeline where unstructured looks for its model."""
-    import spacy
-    from unstructured.nlp import tokenize
+    with without_torch():
+        import spacy
+        from unstructured.nlp import tokenize
 
-    pipeline = spacy.blank("en")
-    pipeline.add_pipe("sentencizer")
+        pipeline = spacy.blank("en")  # imports what other packages offer to pipelines
+        pipeline.add_pipe("sentencizer")
     tokenize._get_nlp = lambda: pipeline
 
 
