@@ -29,7 +29,7 @@ demo: setup
 test: lint unit integration faults
 
 unit: setup
-	$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile
 
 integration: setup
 	$(BIN)/python -m pytest tests/integration

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,18 +20,6 @@ COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     shown = CliRunner().invoke(app, [*command, "--help"])
     assert (shown.exit_code, "Example:" in shown.output) == (0, True)
-
-
-def test_help_comes_at_once() -> None:
-    """In time of a core, since other tests use the cores too."""
-    seconds = []
-    for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-m", "loom", "--help"], stdout=subprocess.DEVNULL)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = status
-        assert status == 0
-        seconds.append(used.ru_utime + used.ru_stime)
-    assert min(seconds) < 0.5
 
 
 def test_init_writes_a_project_that_loads_and_overwrites_none(tmp_path: Path) -> None:

@@ -48,12 +48,12 @@ async def told(pool: CutterPool, data: bytes) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[CutterPool]:
-    pool = CutterPool(misbehave, timeout_seconds=2, memory_bytes=1500 * MEGABYTE)
+    pool = CutterPool(misbehave, timeout_seconds=3, memory_bytes=1500 * MEGABYTE)
     yield pool
     pool.close()
 
 
-@pytest.mark.parametrize(("data", "fault"), [(b"hang", "did not end within 2 s"), (b"die", "died on this document"), (b"eat", "more memory"), (b"refuse", "no")])
+@pytest.mark.parametrize(("data", "fault"), [(b"hang", "did not end within 3 s"), (b"die", "died on this document"), (b"eat", "more memory"), (b"refuse", "no")])
 def test_a_bad_document_costs_itself_alone(pool: CutterPool, data: bytes, fault: str) -> None:
     async def both() -> None:
         bad = asyncio.create_task(pool.cut("text/plain", data, HOW))
@@ -73,7 +73,7 @@ def test_a_cancelled_document_frees_its_parser(pool: CutterPool) -> None:
             task.cancel()
         began = time.monotonic()
         assert await told(pool, b"next") == ["next"]
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 2.5
 
     asyncio.run(cancel())
 
@@ -97,7 +97,7 @@ def test_idle_processes_end_and_come_back() -> None:
 
     async def rest() -> None:
         (first,) = await told(pool, b"pid")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(3):
             while psutil.pid_exists(int(first)):
                 await asyncio.sleep(0.05)
         (second,) = await told(pool, b"pid")
