@@ -12,13 +12,13 @@ from loom.commands import bench, datasets, declared, dlq, exchange, state, syste
 
 def _group(summary: str, **commands: Callable[..., None]) -> typer.Typer:
     """A group of commands under one name."""
-    group = typer.Typer(no_args_is_help=True, help=summary)
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=summary)
     for name, command in commands.items():
         group.command(name)(command)
     return group
 
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", help="loraloom: documents in, a fleet of fresh LoRA adapters out, answers back.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="loraloom: documents in, a fleet of fresh LoRA adapters out, answers back.")
 for command in (
     system.up, system.demo, system.worker, exchange.publish, exchange.ask, datasets.snapshot, datasets.diff, datasets.replay, state.adapters, state.runs, state.status, state.doctor, declared.contract, declared.init,
 ):  # fmt: skip

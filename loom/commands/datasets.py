@@ -26,7 +26,9 @@ def snapshot(
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a dataset as Parquet with a dataset card; it loads with the `datasets` library.
+    """Write a dataset as Parquet with a dataset card.
+
+    It loads with the `datasets` library.
 
     Example: loom snapshot chat --at chat@3 --out chat-3
     """
@@ -52,7 +54,9 @@ def snapshot(
 
 
 def diff(before: str, after: str, project: Project = None, data: Data = None, broker: Broker = None, as_json: AsJson = False) -> None:
-    """Name each example that came or went between two versions' datasets, and why.
+    """Name each example that came or went, and why.
+
+    Between the datasets of two versions.
 
     Example: loom diff chat@3 chat@4
     """
@@ -85,7 +89,9 @@ def replay(
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make every dataset again from what is kept for ever, beside the live one, and compare both byte for byte.
+    """Make every dataset again and compare it with the live one.
+
+    From what is kept for ever, beside the live one, byte for byte.
 
     Example: loom replay --datasets --name after-upgrade
     """

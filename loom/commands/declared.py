@@ -14,7 +14,9 @@ from loom.commands.common import AsJson, Broker, Data, Project, Registry, connec
 
 
 def contract(project: Project = None, out: Annotated[Path | None, typer.Option("--out", help="Write to this file.")] = None) -> None:
-    """Print the topics and records as AsyncAPI 3 (JSON, which is YAML too).
+    """Print the topics and records as AsyncAPI 3.
+
+    In JSON, which is YAML too.
 
     Example: loom contract --out asyncapi.json
     """

@@ -26,7 +26,9 @@ def publish(
     broker: Broker = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish documents; publishing the same tree twice changes nothing.
+    """Publish documents.
+
+    Publishing the same tree twice changes nothing.
 
     Example: loom publish manuals/ notes.md "logs/**/*.log" --watch
     """

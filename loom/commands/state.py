@@ -31,7 +31,9 @@ def runs(as_json: AsJson = False, project: Project = None, data: Data = None, da
 
 
 def status(as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
-    """Show what is live, what is training, what was answered, and what the teacher took.
+    """Show what is live, in training, answered and spent.
+
+    What is spent is the tokens and the money that the teacher took.
 
     Example: loom status
     """
@@ -48,7 +50,9 @@ def status(as_json: AsJson = False, project: Project = None, data: Data = None, 
 
 
 def doctor(project: Project = None, data: Data = None, as_json: AsJson = False) -> None:
-    """Check this machine, the project file and the packages; says what to do about each fault.
+    """Check this machine, the project file and the packages.
+
+    Says what to do about each fault.
 
     Example: loom doctor
     """

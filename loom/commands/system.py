@@ -14,7 +14,9 @@ from loom.commands.common import AsJson, Broker, Data, Database, Project, Regist
 
 
 def up(project: Project = None, data: Data = None, broker: Broker = None, database: Database = None, registry: Registry = None) -> None:
-    """Start the whole system on this machine; Ctrl-C drains and stops it.
+    """Start the whole system on this machine.
+
+    Ctrl-C drains and stops it; the next start goes on where it stopped.
 
     Example: loom up --project examples/pebblewire/loom.toml
     """
@@ -44,7 +46,9 @@ def demo(
     data: Annotated[Path, typer.Option("--data", help="The folder of all state; emptied first.")] = Path("var/demo"),
     as_json: AsJson = False,
 ) -> None:
-    """Start everything, feed documents, train, ask, print what came of it, and stop.
+    """Start everything, feed documents, train, ask, stop.
+
+    Prints what came in, what was made of it, each adapter beside its base, and the results.
 
     Example: loom demo --docs ../manuals
     """

@@ -22,6 +22,10 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     assert (shown.exit_code, "Example:" in shown.output) == (0, True)
 
 
+def test_no_command_is_summed_up_in_half_a_sentence() -> None:
+    assert "..." not in CliRunner().invoke(app, ["--help"], terminal_width=80).output.split("Commands:")[1]
+
+
 def test_init_writes_a_project_that_loads_and_overwrites_none(tmp_path: Path) -> None:
     path = tmp_path / "loom.toml"
     assert CliRunner().invoke(app, ["init", str(path)]).exit_code == 0
