@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,8 +151,17 @@ async def _publish(spec: RunSpec, made: Made, base: str, rows: list[Row], folder
     return Outcome(f"{spec.name}@{spec.version}-{weights[:8]}", f"{objects.url}/{prefix}", files, files[-1].sha256, made.metrics, made.verdict)
 
 
+def _end_with_worker() -> None:
+    """A worker that is killed can't end its run, and the next one begins it anew; a run that waits for a broker would wait for ever."""
+    worker = multiprocessing.parent_process()
+    if worker is not None:
+        worker.join()
+        os._exit(1)
+
+
 def child(spec: RunSpec, connection: Any) -> None:
-    """The process: sends Progress, then one Outcome, or the text of the error."""
+    """The process: sends Progress, then one Outcome, or the text of the error. It ends with its worker."""
+    threading.Thread(target=_end_with_worker, daemon=True).start()
     try:
         connection.send(execute(spec, connection.send))
     except Exception as error:

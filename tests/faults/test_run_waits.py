@@ -1,15 +1,19 @@
-"""A training run whose broker and database are down waits for them."""
+"""A training run whose broker and database are down waits for them, as long as its worker lives."""
 
 from __future__ import annotations
 
 import asyncio
+import pickle
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from loom.embedded.kafka import EmbeddedKafka, free_port
@@ -44,6 +48,33 @@ async def write_one(broker: str, database: str) -> None:
     body = seal(key, "e1:body", canonical_json({"input": {"text": "so sad"}, "output": {"label": "NEGATIVE"}}))
     record = DatasetRecord(example_id="e1", adapter="classifier", task="classify", split=Split.TRAIN, group_id="g", body=body, status=RecordStatus.LIVE)
     await publish(broker, [Outgoing(TOPIC.name, b"e1", Codec().encode(record))])
+
+
+WORKER = """
+import multiprocessing, pickle, sys, time
+from trainers.run import child
+
+if __name__ == "__main__":
+    processes = multiprocessing.get_context("forkserver")
+    _, theirs = processes.Pipe(duplex=False)
+    run = processes.Process(target=child, args=(pickle.loads(bytes.fromhex(sys.argv[1])), theirs), daemon=True)
+    run.start()
+    print(run.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_it_ends_with_its_worker(folder: Path) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    spec = RunSpec("run", "classifier", 1, 0, PROJECT.base_folder, PROJECT.adapters["classifier"], (OffsetRange(topic=TOPIC.name, partition=0, first=0, end=1),), None, nowhere, f"postgresql://u@{nowhere}/d", folder.as_uri(), folder)
+    (folder / "worker.py").write_text(WORKER)
+    worker = subprocess.Popen([sys.executable, folder / "worker.py", pickle.dumps(spec).hex()], stdout=subprocess.PIPE, text=True)
+    assert worker.stdout is not None
+    run = psutil.Process(int(worker.stdout.readline()))
+    with pytest.raises(psutil.TimeoutExpired):
+        run.wait(6)  # it waits for its broker
+    worker.kill()
+    run.wait(10)
 
 
 def test_it_waits_for_both(folder: Path) -> None:
