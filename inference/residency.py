@@ -69,7 +69,7 @@ class Residency:
     ) -> None:  # fmt: skip
         self._project, self._make_engine, self._objects, self._tokenizer, self._folder, self._refuse = project, make_engine, objects, tokenizer, folder, refuse
         self._codec = codec or Codec()
-        self._follower = Follower(broker, {prefix + ADAPTERS.name: ADAPTERS.partitions})
+        self._follower = Follower(broker, [prefix + ADAPTERS.name])
         self._known: dict[tuple[str, int], AdapterVersion] = {}
         self._wanted: dict[str, int] = {}
         self._wanted_epoch: BaseEpoch | None = None

@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 
 from loom.sources import Source
 from runtime.cloudevents import headers
-from runtime.kafka import MAX_MESSAGE_BYTES, consumer, producer
+from runtime.kafka import MAX_MESSAGE_BYTES, consumer, partition_counts, producer
 from runtime.objects import Objects
 from runtime.project import Project
 from schemas.codec import RECORDS, Codec
@@ -72,11 +72,11 @@ class Client:
     async def ask(self, text: str, context: dict[str, str], adapter_id: str | None = None, timeout_seconds: float = 60) -> Answered:
         """Sends a request and waits for its last word. Raises TimeoutError when none comes."""
         request_id = uuid.uuid4().hex
-        topics = [COMPLETED, *(result_topic(a.result) for a in self._project.adapters.values())]
+        topics = {self._prefix + topic.name for topic in (COMPLETED, *(result_topic(a.result) for a in self._project.adapters.values()))}
+        partitions = [TopicPartition(topic, p) for topic, count in (await partition_counts(self._broker, topics)).items() for p in range(count)]
         client = consumer(self._broker)
         await client.start()
         try:
-            partitions = [TopicPartition(self._prefix + t.name, p) for t in {t.name: t for t in topics}.values() for p in range(t.partitions)]
             client.assign(partitions)
             await client.seek_to_end(*partitions)
             for partition in partitions:

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from runtime.errors import SettingsError
 from runtime.follower import read_whole
 from runtime.ids import canonical_json, digest
-from runtime.kafka import consumer
+from runtime.kafka import consumer, partition_counts
 from runtime.project import Project
 from runtime.sealing import KeyStore
 from schemas.codec import Codec
@@ -71,7 +71,7 @@ class Exporter:
         return Moment(name, at, await self._of_time(name, at))
 
     async def _of_version(self, adapter: str, version: int) -> tuple[OffsetRange, ...]:
-        runs = await self._all(TRAINING_RUNS.name, TRAINING_RUNS.partitions, TrainingRun)
+        runs = await self._all(TRAINING_RUNS.name, TrainingRun)
         found = [run for run in runs if (run.adapter, run.version) == (adapter, version) and run.ranges]
         if not found:
             raise SettingsError(f"no run made {adapter}@{version}: `loom adapters` lists the versions")
@@ -79,8 +79,8 @@ class Exporter:
         return ranges
 
     async def _of_time(self, name: str, at: str) -> tuple[OffsetRange, ...]:
-        topic = dataset_topic(name)
-        partitions = [TopicPartition(self._prefix + topic.name, p) for p in range(topic.partitions)]
+        topic = self._prefix + dataset_topic(name).name
+        partitions = [TopicPartition(topic, p) for p in range((await partition_counts(self._broker, [topic]))[topic])]
         client: AIOKafkaConsumer = consumer(self._broker)
         await client.start()
         try:
@@ -95,7 +95,7 @@ class Exporter:
 
     async def examples(self, adapter: str) -> dict[str, Example]:
         """The last state of every example of `adapter`, by id."""
-        return {e.example_id: e for e in await self._all(EXAMPLES.name, EXAMPLES.partitions, Example) if e.adapter == adapter}
+        return {e.example_id: e for e in await self._all(EXAMPLES.name, Example) if e.adapter == adapter}
 
     async def records(self, moment: Moment) -> list[DatasetRecord]:
         """The live records of a dataset, in the order of their ids."""
@@ -112,9 +112,9 @@ class Exporter:
         known = await self.examples(before.name)
         return [_change(i, known.get(i), came=i in new) for i in sorted(old ^ new)]
 
-    async def _all(self, topic: str, partitions: int, kind: type[Any]) -> list[Any]:
+    async def _all(self, topic: str, kind: type[Any]) -> list[Any]:
         found: list[Any] = []
-        await read_whole(self._broker, {self._prefix + topic: partitions}, lambda record: found.append(self._codec.decode(kind, record.value)))
+        await read_whole(self._broker, [self._prefix + topic], lambda record: found.append(self._codec.decode(kind, record.value)))
         return found
 
 

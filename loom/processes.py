@@ -133,7 +133,7 @@ async def coordinator(settings: Settings, stop: asyncio.Event) -> None:
     from trainers.coordinator import Coordinator
 
     project = load_project(settings.project)
-    feeders = {settings.prefix + worker: {settings.prefix + topic.name: topic.partitions for topic in topics} for worker, topics in STREAM_TOPICS.items()}
+    feeders = {settings.prefix + worker: [settings.prefix + topic.name for topic in topics] for worker, topics in STREAM_TOPICS.items()}
     await Coordinator(project, broker_of(settings), settings.prefix, codec_of(settings, project), feeders).run(stop)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from runtime.kafka import PATIENT_MILLISECONDS, consumer
+from runtime.kafka import PATIENT_MILLISECONDS, consumer, partition_counts
 from runtime.project import Project
 from schemas.codec import Codec, InvalidRecord
 from schemas.events import AdapterEvent, DeadLetter, RequestCompleted, Result, TrainingRun
@@ -26,22 +26,22 @@ class Projection:
     """Runs until `stop` is set."""
 
     def __init__(self, project: Project, broker: str, pool: asyncpg.Pool, prefix: str = "", codec: Codec | None = None) -> None:
-        results = {result_topic(a.result).name: result_topic(a.result).partitions for a in project.adapters.values()}
-        fixed = {t.name: t.partitions for t in (COMPLETED, TRAINING_RUNS, ADAPTERS, DEAD_LETTERS)}
-        self._partitions = [TopicPartition(prefix + topic, p) for topic, count in (results | fixed).items() for p in range(count)]
+        results = {result_topic(a.result).name for a in project.adapters.values()}
+        self._topics = [prefix + name for name in sorted(results | {topic.name for topic in (COMPLETED, TRAINING_RUNS, ADAPTERS, DEAD_LETTERS)})]
         self._broker, self._pool, self._prefix = broker, pool, prefix
         self._codec = codec or Codec()
         self._writers: dict[str, Write] = {COMPLETED.name: self._completed, TRAINING_RUNS.name: self._run, ADAPTERS.name: self._adapter, DEAD_LETTERS.name: self._letter}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follows all topics from where the database stands."""
+        """Follows all topics from where the database stands. Raises Transient where the broker can't be reached or has not all of them."""
+        partitions = [TopicPartition(topic, p) for topic, count in (await partition_counts(self._broker, self._topics)).items() for p in range(count)]
         client: AIOKafkaConsumer = consumer(self._broker, fetch_wait_milliseconds=PATIENT_MILLISECONDS)
         await client.start()
         try:
-            client.assign(self._partitions)
+            client.assign(partitions)
             rows = await self._pool.fetch("SELECT topic, partition, next_offset FROM projection_offsets")
             known = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
-            for partition in self._partitions:
+            for partition in partitions:
                 if (partition.topic, partition.partition) in known:
                     client.seek(partition, known[partition.topic, partition.partition])
                 else:

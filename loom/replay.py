@@ -104,18 +104,19 @@ class Replay:
             Transient: the broker fails.
         """
         began = time.monotonic()
-        names = (CPT, PREFERENCES, *self._context.project.adapters)
-        if len(await apply_topics(self._broker, map(dataset_topic, names), self._side)) < len(names):
+        names, topics = (CPT, PREFERENCES, *self._context.project.adapters), self._context.project.topics
+        partitions = topics[CHUNKS.name].partitions
+        if len(await apply_topics(self._broker, (topics[dataset_topic(name).name] for name in names), self._side)) < len(names):
             raise SettingsError(f"there are topics {self._side}datasets.* already: give the replay another name")
         client = producer(self._broker, f"{self._side}replay", transaction_timeout_seconds=60)
         cutters = CutterPool()
         try:
             await client.start()
-            for partition in range(CHUNKS.partitions):
-                self._progress(PHASES[0], partition, CHUNKS.partitions)
+            for partition in range(partitions):
+                self._progress(PHASES[0], partition, partitions)
                 await self._write(client, [record async for record in self._texts(Parses(self._context, cutters), partition)], texts=True)
-            for partition in range(EXAMPLES.partitions):
-                self._progress(PHASES[1], partition, EXAMPLES.partitions)
+            for partition in range(partitions):
+                self._progress(PHASES[1], partition, partitions)
                 await self._write(client, await self._examples(partition), texts=False)
             rebuilt = []
             for done, name in enumerate(names):
@@ -143,7 +144,7 @@ class Replay:
                 chunk = codec.decode(Chunk, record.value)
                 chunks.setdefault(chunk.doc_id, {})[chunk.chunk_id] = chunk
 
-        await read_whole(self._broker, {prefix + topic.name: topic.partitions for topic in (REVISIONS, CHUNKS)}, keep, partition)
+        await read_whole(self._broker, [prefix + topic.name for topic in (REVISIONS, CHUNKS)], keep, partition)
         for doc_id, own in chunks.items():
             live = {chunk_id: chunk for chunk_id, chunk in own.items() if chunk.status is ChunkStatus.LIVE}
             self._counts["documents"] += 1
@@ -184,7 +185,7 @@ class Replay:
         def keep(record: Record) -> None:
             last[record.key or b""] = record
 
-        await read_whole(self._broker, {self._context.prefix + EXAMPLES.name: EXAMPLES.partitions}, keep, partition)
+        await read_whole(self._broker, [self._context.prefix + EXAMPLES.name], keep, partition)
         return list(last.values())
 
     async def _write(self, client: AIOKafkaProducer, examples: list[Record], *, texts: bool) -> None:
@@ -211,7 +212,7 @@ class Replay:
 
     async def _digest(self, prefix: str, name: str) -> tuple[int, str]:
         """How many live records a dataset has, and the hash of their bytes; what was forgotten is none of them."""
-        topic = dataset_topic(name)
+        topic = self._context.project.topics[dataset_topic(name).name]
         count, whole = 0, hashlib.sha256()
         for partition in range(topic.partitions):
             last: dict[bytes, bytes] = {}
@@ -219,7 +220,7 @@ class Replay:
             def keep(record: Record, last: dict[bytes, bytes] = last) -> None:
                 last[record.key or b""] = record.value or b""
 
-            await read_whole(self._broker, {prefix + topic.name: topic.partitions}, keep, partition)
+            await read_whole(self._broker, [prefix + topic.name], keep, partition)
             for record_id in sorted(last):
                 if await self._is_live(last[record_id]):
                     count += 1

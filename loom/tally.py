@@ -22,7 +22,7 @@ class Tally:
         assert settings.broker
         self._names = (CPT, PREFERENCES, *project.adapters)
         topics = [CHUNKS, EXAMPLES, DEAD_LETTERS, *map(dataset_topic, self._names)]
-        self._follower = Follower(settings.broker, {settings.prefix + t.name: t.partitions for t in topics})
+        self._follower = Follower(settings.broker, [settings.prefix + topic.name for topic in topics])
         self._prefix, self._codec = settings.prefix, open_codec(settings.registry)
         self._chunks: dict[str, tuple[ChunkStatus, set[tuple[str, int]]]] = {}
         self._examples: dict[str, tuple[str, str]] = {}

@@ -10,27 +10,31 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from runtime.errors import Transient
-from runtime.kafka import admin_client, consumer
+from runtime.kafka import admin_client, consumer, partition_counts
 
 POLL_MILLISECONDS = 100
 TIMEOUT_SECONDS = 20
 
 
 class Backlog:
-    """Whether records of `groups` (each with its topics and their partition counts) wait to be read.
+    """Whether records of `groups` (each with its topics) wait to be read.
 
     Looked up by reading from the committed offsets: a difference of offsets would count transaction markers and
     aborted records, which nobody ever reads.
     """
 
-    def __init__(self, broker: str, groups: Mapping[str, Mapping[str, int]]) -> None:
-        self._groups = {group: [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)] for group, topics in groups.items()}
-        self._all = [p for partitions in self._groups.values() for p in partitions]
+    def __init__(self, broker: str, groups: Mapping[str, Sequence[str]]) -> None:
+        self._broker, self._topics = broker, groups
+        self._groups: dict[str, list[TopicPartition]] = {}
+        self._all: list[TopicPartition] = []
         self._admin = admin_client(broker)
         self._client: AIOKafkaConsumer = consumer(broker)
 
     async def start(self) -> None:
-        """Connects."""
+        """Connects. Raises Transient where the broker can't be reached or has not all topics."""
+        counts = await partition_counts(self._broker, [topic for topics in self._topics.values() for topic in topics])
+        self._groups = {group: [TopicPartition(topic, p) for topic in topics for p in range(counts[topic])] for group, topics in self._topics.items()}
+        self._all = [p for partitions in self._groups.values() for p in partitions]
         await self._client.start()
         self._client.assign(self._all)
         self._client.pause(*self._all)  # nothing is fetched while nobody asks

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from runtime.kafka import PATIENT_MILLISECONDS, PROMPT_MILLISECONDS, Record, consumer
+from runtime.kafka import PATIENT_MILLISECONDS, PROMPT_MILLISECONDS, Record, consumer, partition_counts
 from schemas.codec import InvalidRecord
 
 log = structlog.get_logger()
 
 
-async def read_whole(broker: str, topics: dict[str, int], apply: Callable[[Record], None], only: int | None = None) -> None:
-    """Gives all that is on `topics` (with their partition counts) now, or on one partition of each, to `apply`, as `Follower.deliver` does."""
+async def read_whole(broker: str, topics: Iterable[str], apply: Callable[[Record], None], only: int | None = None) -> None:
+    """Gives all that is on `topics` now, or on one partition of each, to `apply`, as `Follower.deliver` does. Raises Transient as `Follower.start` does."""
     follower = Follower(broker, topics, only, PROMPT_MILLISECONDS)
     await follower.start()
     try:
@@ -26,15 +26,18 @@ async def read_whole(broker: str, topics: dict[str, int], apply: Callable[[Recor
 
 
 class Follower:
-    """Follows `topics` (with their partition counts), or one partition of each, without a group, read_committed."""
+    """Follows `topics`, or one partition of each, without a group, read_committed."""
 
-    def __init__(self, broker: str, topics: dict[str, int], only: int | None = None, fetch_wait_milliseconds: int = PATIENT_MILLISECONDS) -> None:
-        self._partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count) if only in (None, p)]
+    def __init__(self, broker: str, topics: Iterable[str], only: int | None = None, fetch_wait_milliseconds: int = PATIENT_MILLISECONDS) -> None:
+        self._broker, self._topics, self._only = broker, list(topics), only
+        self._partitions: list[TopicPartition] = []
         self._client: AIOKafkaConsumer = consumer(broker, fetch_wait_milliseconds=fetch_wait_milliseconds)
         self._ends: dict[TopicPartition, int] = {}
 
     async def start(self) -> None:
-        """Connects, and notes where the topics end now."""
+        """Connects, and notes where the topics end now. Raises Transient where the broker can't be reached or has not all of them."""
+        counts = await partition_counts(self._broker, self._topics)
+        self._partitions = [TopicPartition(topic, p) for topic, count in counts.items() for p in range(count) if self._only in (None, p)]
         await self._client.start()
         self._client.assign(self._partitions)
         self._ends = await self._client.end_offsets(self._partitions)

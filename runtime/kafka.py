@@ -102,6 +102,22 @@ def _committed_offsets(broker: str, group: str, partitions: Sequence[TopicPartit
     return {TopicPartition(p.topic, p.partition): OffsetAndMetadata(p.offset, p.metadata or "") if p.offset >= 0 else None for p in found.topic_partitions}
 
 
+async def partition_counts(broker: str, topics: Iterable[str]) -> dict[str, int]:
+    """How many partitions each of `topics` has.
+
+    Raises:
+        Transient: the broker can't be reached, or a topic is not there (yet).
+    """
+    return await asyncio.to_thread(_partition_counts, admin_client(broker), broker, list(topics))
+
+
+def _partition_counts(admin: AdminClient, broker: str, topics: Sequence[str]) -> dict[str, int]:
+    known = _known(admin, broker)
+    if missing := [name for name in topics if name not in known]:
+        raise Transient(f"the broker at {broker} has no topic {', '.join(missing)}: `loom topics apply` makes what is missing")
+    return {name: known[name] for name in topics}
+
+
 async def apply_topics(broker: str, topics: Iterable[Topic], prefix: str = "") -> list[str]:
     """Creates the topics that are missing; the names of the new ones.
 
@@ -117,15 +133,20 @@ def admin_client(broker: str) -> AdminClient:
     return AdminClient({"bootstrap.servers": broker, "logger": _SILENT})
 
 
-def _apply_topics(broker: str, wanted: dict[str, Topic]) -> list[str]:
-    admin = admin_client(broker)
+def _known(admin: AdminClient, broker: str) -> dict[str, int]:
+    """Every topic with its number of partitions."""
     try:
-        known = {name: len(row.partitions) for name, row in admin.list_topics(timeout=10).topics.items()}
+        return {name: len(row.partitions) for name, row in admin.list_topics(timeout=10).topics.items()}
     except KafkaException as error:
         raise Transient(f"the broker at {broker} can't be reached: {error.args[0].str()}") from error
-    faults = [f"{name} has {known[name]} partitions, the catalogue says {topic.partitions}" for name, topic in wanted.items() if name in known and known[name] != topic.partitions]
+
+
+def _apply_topics(broker: str, wanted: dict[str, Topic]) -> list[str]:
+    admin = admin_client(broker)
+    known = _known(admin, broker)
+    faults = [f"{name} has {known[name]} partitions, the project says {topic.partitions}" for name, topic in wanted.items() if name in known and known[name] != topic.partitions]
     if faults:
-        raise SettingsError("topics: " + "; ".join(faults) + ": growing a topic is a migration")
+        raise SettingsError("topics: " + "; ".join(faults) + ": growing a topic is a migration (`[kafka] partitions` in loom.toml)")
     missing = [name for name in wanted if name not in known]
     settings = {"cleanup.policy": "delete", "max.message.bytes": str(4 * MAX_MESSAGE_BYTES)}
     new = [NewTopic(name, wanted[name].partitions, config={**settings, "retention.ms": str(wanted[name].retention_ms)}) for name in missing]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from runtime.errors import SettingsError
 from runtime.tasks.samples import TaskSpec
 from runtime.tasks.tool import Tool
-from schemas.topics import BASE, CPT, PREFERENCES, Topic, catalogue
+from schemas.topics import BASE, CPT, PARTITIONS, PREFERENCES, Topic, catalogue
 
 RESERVED = frozenset({BASE, CPT, PREFERENCES})
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
@@ -147,6 +147,12 @@ class Documents(_Table):
         return self
 
 
+class Kafka(_Table):
+    """The topics."""
+
+    partitions: int = Field(default=PARTITIONS, ge=1, le=4096, description="Of each topic but the registry's: as many workers of a kind can share the work. Fixed when the topics are made.")
+
+
 class TeacherLimits(_Table):
     """How the teacher at LOOM_TEACHER_URL is asked, by all workers together. The offline teacher has no limits and no judge."""
 
@@ -180,6 +186,7 @@ class Project(_Table):
     root: Path = Path()
     base: Base = Base()
     documents: Documents = Documents()
+    kafka: Kafka = Kafka()
     teacher: TeacherLimits = TeacherLimits()
     evaluation: Evaluation = Evaluation()
     adapters: dict[Name, Adapter] = Field(default_factory=dict)
@@ -197,7 +204,7 @@ class Project(_Table):
     @property
     def topics(self) -> dict[str, Topic]:
         """The topic catalogue of this project."""
-        return catalogue(self.adapters, (adapter.result for adapter in self.adapters.values()))
+        return catalogue(self.adapters, (adapter.result for adapter in self.adapters.values()), self.kafka.partitions)
 
     @property
     def base_folder(self) -> str:
@@ -224,7 +231,7 @@ def load_project(path: Path) -> Project:
         raise SettingsError("\n".join(f"{path}: {_fault(e)}" for e in error.errors())) from error
 
 
-_FIELDS = {name for table in (Project, Base, Documents, TeacherLimits, Evaluation, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
+_FIELDS = {name for table in (Project, Base, Documents, Kafka, TeacherLimits, Evaluation, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
 
 
 def _fault(error: Any) -> str:

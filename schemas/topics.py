@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from schemas import events
@@ -17,6 +17,9 @@ CPT, PREFERENCES = "cpt", "preferences"
 BASE = "base"
 """What stands in the place of an adapter's name for versions and runs of the base itself."""
 
+PARTITIONS = 6
+"""Of a topic, where nothing else is said; what is ordered as a whole has one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Topic:
@@ -28,7 +31,7 @@ class Topic:
     writers: tuple[str, ...]
     readers: tuple[str, ...]
     retention: timedelta | None
-    partitions: int = 6
+    partitions: int = PARTITIONS
 
     @property
     def retention_ms(self) -> int:
@@ -62,8 +65,8 @@ def result_topic(name: str) -> Topic:
     return Topic(f"results.{name}", events.Result, "conversation_id", ("inference",), ("upstream", "projection"), DAYS)
 
 
-def catalogue(adapters: Iterable[str], results: Iterable[str]) -> dict[str, Topic]:
-    """Every topic by name, for declared adapters and the result topics that they name."""
+def catalogue(adapters: Iterable[str], results: Iterable[str], partitions: int = PARTITIONS) -> dict[str, Topic]:
+    """Every topic by name, for declared adapters and the result topics that they name; `partitions` of all but those that have one."""
     datasets = dict.fromkeys([CPT, PREFERENCES, *adapters])
     topics = [*FIXED, *map(dataset_topic, datasets), *map(result_topic, dict.fromkeys(results))]
-    return {topic.name: topic for topic in topics}
+    return {topic.name: topic if topic.partitions == 1 else replace(topic, partitions=partitions) for topic in topics}

@@ -54,7 +54,7 @@ async def rebuild(context: Context, broker: str) -> int:
             return 0
         made = 0
         for topic, kind, name, fill in sources:
-            for partition in range(topic.partitions):
+            for partition in range(context.project.topics[topic.name].partitions):
                 for statement, rows in await fill(context, await _last(context, broker, topic, partition, kind, name)):
                     await connection.executemany(statement, rows)
                     made += len(rows)
@@ -73,7 +73,7 @@ async def _last(context: Context, broker: str, topic: Topic, partition: int, kin
         if known is None or not isinstance(event, Revision) or known[0].revision <= event.revision:  # one said again for a twin's sake may lie behind a newer one
             last[getattr(event, name)] = (event, record.value or b"")
 
-    await read_whole(broker, {context.prefix + topic.name: topic.partitions}, keep, partition)
+    await read_whole(broker, [context.prefix + topic.name], keep, partition)
     return list(last.values())
 
 

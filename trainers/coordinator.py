@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -29,15 +29,15 @@ STAGE = "coordinator"
 
 
 class Coordinator:
-    """Runs until `stop` is set. `feeders` are the consumer groups that examples pass through, each with its topics and their partition counts."""
+    """Runs until `stop` is set. `feeders` are the consumer groups that examples pass through, each with its topics."""
 
-    def __init__(self, project: Project, broker: str, prefix: str = "", codec: Codec | None = None, feeders: Mapping[str, Mapping[str, int]] | None = None) -> None:
+    def __init__(self, project: Project, broker: str, prefix: str = "", codec: Codec | None = None, feeders: Mapping[str, Sequence[str]] | None = None) -> None:
         self._project, self._prefix = project, prefix
         self._codec = codec or Codec()
         self.fleet = Fleet(project)
         datasets = self.fleet.datasets()
         self._datasets = {prefix + topic.name: name for name, topic in datasets.items()}
-        topics = {prefix + topic.name: topic.partitions for topic in (TRAINING_RUNS, ADAPTERS, DEAD_LETTERS, *datasets.values())}
+        topics = [prefix + topic.name for topic in (TRAINING_RUNS, ADAPTERS, DEAD_LETTERS, *datasets.values())]
         self._follower = Follower(broker, topics)
         self._upstream = Backlog(broker, feeders or {})
         self._parked: set[str] = set()

@@ -33,7 +33,7 @@ class Trainer:
     def __init__(self, project: Project, broker: str, database: str, objects: str, scratch: Path, prefix: str = "", codec: Codec | None = None, registry: str | None = None) -> None:
         self._project, self._broker, self._database, self._objects, self._scratch, self._prefix = project, broker, database, objects, scratch, prefix
         self._codec, self._registry = codec or Codec(), registry
-        self._follower = Follower(broker, {prefix + TRAINING_RUNS.name: TRAINING_RUNS.partitions, prefix + ADAPTERS.name: ADAPTERS.partitions})
+        self._follower = Follower(broker, [prefix + TRAINING_RUNS.name, prefix + ADAPTERS.name])
         self._writer = EventWriter(broker, STAGE, STAGE, self._codec, prefix)
         self._runs: dict[str, TrainingRun] = {}
         self._versions: dict[tuple[str, int], AdapterVersion] = {}

@@ -155,7 +155,7 @@ async def pass_through(at: Site, prefix: str, first: int, last: int) -> None:
             await asyncio.gather(*[await client.send(prefix + DOCUMENTS.name, key=page.doc_id.encode(), value=CODEC.encode(page)) for page in pages])
     finally:
         await client.stop()
-    backlog = Backlog(at.broker, {prefix + worker: {prefix + topic.name: topic.partitions for topic in topics} for worker, topics in STREAM_TOPICS.items()})
+    backlog = Backlog(at.broker, {prefix + worker: [prefix + topic.name for topic in topics] for worker, topics in STREAM_TOPICS.items()})
     await backlog.start()
     end = time.monotonic() + END_SECONDS
     try:

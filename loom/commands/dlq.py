@@ -56,5 +56,5 @@ async def _letter(letter_id: str, settings: Any) -> Any:
         if letter.letter_id == letter_id:
             letters[letter_id] = letter
 
-    await read_whole(settings.broker, {settings.prefix + DEAD_LETTERS.name: DEAD_LETTERS.partitions}, note)
+    await read_whole(settings.broker, [settings.prefix + DEAD_LETTERS.name], note)
     return letters.get(letter_id)

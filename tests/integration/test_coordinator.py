@@ -80,7 +80,7 @@ async def test_a_run_waits_until_the_streams_have_read_what_is_there(kafka: Embe
     async with transactional(kafka.address) as client:
         sent = [await client.send(chunks.topic, b"a long document", partition=0) for _ in range(3)]
     stop = asyncio.Event()
-    running = asyncio.create_task(Coordinator(PROJECT, kafka.address, prefix, feeders={group: {chunks.topic: 6}}).run(stop))
+    running = asyncio.create_task(Coordinator(PROJECT, kafka.address, prefix, feeders={group: [chunks.topic]}).run(stop))
     await publish(kafka.address, records(prefix, PROJECT.adapters["classifier"].min_examples))
     await asyncio.sleep(3 * QUIET_SECONDS)
     assert await read_all(kafka.address, f"{prefix}training-runs") == []

@@ -18,6 +18,7 @@ from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
 from loom.replay import Rebuilt, Replay, Report
 from runtime.errors import SettingsError
+from runtime.project import load_project
 from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Example, ExampleStatus, Label, RecordStatus
 from streams.context import document_owner
 from streams.rebuild import rebuild
@@ -25,13 +26,22 @@ from streams.teacher.by_distilabel import offline_teacher
 from tests.support.live import EXAMPLE, ROOT
 from tests.support.streams import CODEC, System, document, streams
 
+BASE_MODEL = "../../models/base"
 PAGE = b"# Hub\n\nThe hub pairs with sixty devices at most. Concrete walls shorten the radio range considerably.\n\n## Ring\n\nA violet ring means that an update is being installed now.\n"
 LAMP = b"# Lamp\n\nThe lamp dims in eleven steps when the dial is turned slowly. It remembers the last step for a year.\n"
 
 
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The example's, with as many partitions as nobody expects."""
+    written = tmp_path / "loom.toml"
+    written.write_text(f"{EXAMPLE.read_text().replace(BASE_MODEL, str(ROOT / 'models/base'))}\n[kafka]\npartitions = 4\n")
+    return written
+
+
 @pytest_asyncio.fixture
-async def system(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator[System]:
-    async with streams(kafka.address, postgres.url, tmp_path, offline_teacher()) as running:
+async def system(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path, project: Path) -> AsyncIterator[System]:
+    async with streams(kafka.address, postgres.url, tmp_path, offline_teacher(), load_project(project)) as running:
         yield running
 
 
@@ -65,7 +75,7 @@ def by_name(report: Report) -> dict[str, Rebuilt]:
 
 
 @pytest.mark.asyncio
-async def test_every_dataset_is_made_again_byte_for_byte(system: System, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+async def test_every_dataset_is_made_again_byte_for_byte(system: System, postgres: EmbeddedPostgres, tmp_path: Path, project: Path) -> None:
     await a_history(system)
     await forget(system)
     report = await replay(system).run()
@@ -83,7 +93,7 @@ async def test_every_dataset_is_made_again_byte_for_byte(system: System, postgre
     await system.publish(document("lamp", LAMP + b"\nIts cable is two metres long and may be replaced by anybody.\n", revision=2))
     await system.settled("datasets.chat", DatasetRecord, 40)
     # by its command
-    environment = os.environ | {"LOOM_PREFIX": system.prefix, "LOOM_DATA": str(tmp_path / "data"), "LOOM_PROJECT": str(EXAMPLE), "LOOM_BROKER": system.broker, "LOOM_DATABASE": postgres.url}
+    environment = os.environ | {"LOOM_PREFIX": system.prefix, "LOOM_DATA": str(tmp_path / "data"), "LOOM_PROJECT": str(project), "LOOM_BROKER": system.broker, "LOOM_DATABASE": postgres.url}
     environment["LOOM_OBJECTS"] = system.context.objects.url
     told = await asyncio.to_thread(subprocess.run, [sys.executable, "-m", "loom", "replay", "--datasets", "--name", "two", "--json"], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr

@@ -19,6 +19,12 @@ def test_the_example_is_valid() -> None:
     assert {"datasets.tool", "results.sentiment", "results.completed", "dead-letters"} <= project.topics.keys()
 
 
+def test_partitions_are_as_many_as_the_project_says(tmp_path: Path) -> None:
+    (tmp_path / "loom.toml").write_text("[kafka]\npartitions = 24")
+    topics = load_project(tmp_path / "loom.toml").topics
+    assert (topics["documents"].partitions, topics["datasets.cpt"].partitions, topics["adapters"].partitions) == (24, 24, 1)
+
+
 @pytest.mark.parametrize(
     ("text", "faults"),
     [
