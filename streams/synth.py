@@ -73,12 +73,12 @@ class SynthStage:
         try:
             rows, usd = await self._units.rows(unit, assignment, key)
             items = assignment.ask.items(rows, assignment)
-            drafts = [_Draft(chunk, unit, n, family(chunk.doc_id, item.topic), item.given, item.wanted, usd / len(items), _fault(item, assignment.adapter)) for n, item in enumerate(items)]
+            drafts = [_Draft(chunk, unit, unit.example_id(n), family(chunk.doc_id, item.topic), item.given, item.wanted, usd / len(items), _fault(item, assignment.adapter)) for n, item in enumerate(items)]
             drafts = await self._not_held_out(drafts)
             drafts = await self._judged(unit, assignment, drafts, key)
         except InvalidInput as error:
             log.warning("synth.unit_failed", chunk_id=chunk.chunk_id, adapter=unit.adapter, version=unit.version, error=str(error))
-            return [_Draft(chunk, unit, 0, chunk.doc_id, fault=UNREAD)]
+            return [_Draft(chunk, unit, unit.example_id(0), chunk.doc_id, fault=UNREAD)]
         return await self._not_asked_before(drafts)
 
     async def _not_held_out(self, drafts: Sequence[_Draft]) -> list[_Draft]:
@@ -106,8 +106,8 @@ class SynthStage:
         return [replace(d, fault=ASKED_BEFORE) if d.example_id in asked and owners[asked[d.example_id]] != d.example_id else d for d in drafts]
 
     async def _withdraw(self, chunk: Chunk) -> list[Example]:
-        drafts = [_Draft(chunk, _text_unit(chunk), 0, chunk.doc_id)]
-        drafts += [_Draft(chunk, unit, ordinal, chunk.doc_id) for unit in await self._units.of(chunk.chunk_id) for ordinal in range(unit.item_count)]
+        units = [_text_unit(chunk), *await self._units.of(chunk.chunk_id)]
+        drafts = [_Draft(chunk, unit, unit.example_id(ordinal), chunk.doc_id) for unit in units for ordinal in range(unit.item_count)]
         await self._claims.give_back([d.example_id for d in drafts])
         return [draft.withdrawal for draft in drafts]
 
@@ -118,17 +118,13 @@ class _Draft:
 
     chunk: Chunk
     unit: Unit
-    ordinal: int
+    example_id: str
     group_id: str
     given: Mapping[str, Any] = field(default_factory=dict)
     wanted: Mapping[str, Any] = field(default_factory=dict)
     usd: float | None = None
     fault: str | None = None
     score: float | None = None
-
-    @property
-    def example_id(self) -> str:
-        return self.unit.example_id(self.ordinal)
 
     def example(self, key: Key) -> Example:
         """The example, kept or rejected."""
@@ -154,11 +150,12 @@ def question(adapter: str, given: Mapping[str, Any], wanted: Mapping[str, Any]) 
 def text_example(chunk: Chunk, text: str, heading: str, key: Key) -> Example:
     """What continued pre-training learns of a live chunk with this text, under this heading path."""
     own = text[chunk.overlap :]
-    return _Draft(chunk, _text_unit(chunk), 0, chunk.doc_id, {}, {"text": f"{heading}\n\n{own}" if heading else own}).example(key)
+    unit = _text_unit(chunk)
+    return _Draft(chunk, unit, unit.example_id(0), chunk.doc_id, {}, {"text": f"{heading}\n\n{own}" if heading else own}).example(key)
 
 
 def _text_unit(chunk: Chunk) -> Unit:
-    return Unit(chunk.chunk_id, CPT, CPT, CPT_VERSION, NO_TEACHER)
+    return Unit(chunk.chunk_id, CPT, CPT, CPT_VERSION, NO_TEACHER, 1)
 
 
 def _fault(item: Item, adapter: Adapter) -> str | None:
