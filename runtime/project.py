@@ -150,7 +150,7 @@ class Documents(_Table):
 class Kafka(_Table):
     """The topics."""
 
-    partitions: int = Field(default=PARTITIONS, ge=1, le=4096, description="Of each topic but the registry's: as many workers of a kind can share the work. Fixed when the topics are made.")
+    partitions: int = Field(default=PARTITIONS, ge=1, le=4096, description="Of each topic but the registry's: as many workers of a kind can share the work, evenly where their number divides it. Fixed when the topics are made.")
 
 
 class TeacherLimits(_Table):

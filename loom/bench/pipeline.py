@@ -43,7 +43,10 @@ REPLAY_OVER_LIVE = 5.0
 FLAT = 0.9
 SENT_AT_ONCE = 1000
 START_SECONDS, END_SECONDS = 120.0, 3600.0
+# partitions: Faust gives a worker the quotient, rounded up; where that does not come out even the last gets none
 PROJECT = f"""
+[kafka]
+partitions = 8
 [base]
 model = "{Path(__file__).parents[2] / "models" / "base"}"
 [adapters.chat]
