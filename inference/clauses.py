@@ -6,21 +6,22 @@ import re
 
 from runtime.tasks.prompt import one_line
 
+QUESTION_WORDS = "where|what|when|which|who|why|how"
 VERBS = (
     "add arrange book bring build buy call cancel change check close create delete disable discontinue download drop enable end export file find fix follow get give help hold install let list locate log look "
     "make open order pause pay phone play power print process provide put quit raise reboot recover refund register reimburse remind remove rename renew repair replace report request reset restart ring "
     "save schedule see send set share show start stop submit subscribe switch take tell terminate track transfer turn unlock unsubscribe update upgrade use write"
-)
+).replace(" ", "|")
 BREAK = re.compile(
     r"(?<=[.!?;])\s+|,\s+(?=(?:and|but|so|then|also|please|can|could|would|will)\b)|\s+(?=(?:and then|and also|and tell|and can|and could|and please|afterwards|as well as)\b)"
-    rf"|\s+(?:and|then)\s+(?=(?:where|what|when|which|who|why|how|{'|'.join(VERBS.split())})\b)|,\s+(?=(?:cancel|check|change|reset|restart|reboot|refund|track|open|send|call|tell)\b)"
+    rf"|\s+(?:and|then)\s+(?=(?:{QUESTION_WORDS}|{VERBS})\b)|,\s+(?=(?:cancel|check|change|reset|restart|reboot|refund|track|open|send|call|tell)\b)"
 )
 LEAD = re.compile(r"^(?:and then|and also|and|but|so|then|also|afterwards|as well as)\b[\s,]*", re.IGNORECASE)
 TRAIL = re.compile(r"(?:\s+(?:and|then|also|too)|,)+$", re.IGNORECASE)
 MIN_LETTERS = 2
 GREETING = re.compile(r"^(?:hi|hello|hey|ok|so|well|dear \w+|good (?:morning|afternoon|evening)|thanks|thank you|also|and|then|now|that's (?:it|enough))[\s,!]+", re.IGNORECASE)
 REQUEST = re.compile(
-    rf"^(?!order (?:number )?#?(?:[a-z]+-)?\d{{3}})(?:please|pls|kindly|can|could|would|will|may|might|do|does|did|is|are|was|has|have|had|where|what|when|which|who|why|how|any|let's|i (?:want|need|wish|would|have to)|i'd like|i like to|we (?:want|need)|{'|'.join(VERBS.split())})\b|\?[?!]*$|\b(?:please|pls)\b",
+    rf"^(?!order (?:number )?#?(?:[a-z]+-)?\d{{3}})(?:please|pls|kindly|can|could|would|will|may|might|do|does|did|is|are|was|has|have|had|{QUESTION_WORDS}|any|let's|i (?:want|need|wish|would|have to)|i'd like|i like to|we (?:want|need)|{VERBS})\b|\?[?!]*$|\b(?:please|pls)\b",
     re.IGNORECASE,
 )
 

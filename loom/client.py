@@ -10,11 +10,9 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from aiokafka import TopicPartition
-
 from loom.sources import Source
 from runtime.cloudevents import headers
-from runtime.kafka import MAX_MESSAGE_BYTES, consumer, partition_counts, producer
+from runtime.kafka import MAX_MESSAGE_BYTES, consumer, partitions_of, producer
 from runtime.objects import Objects
 from runtime.project import Project
 from schemas.codec import RECORDS, Codec
@@ -73,7 +71,7 @@ class Client:
         """Sends a request and waits for its last word. Raises TimeoutError when none comes."""
         request_id = uuid.uuid4().hex
         topics = {self._prefix + topic.name for topic in (COMPLETED, *(result_topic(a.result) for a in self._project.adapters.values()))}
-        partitions = [TopicPartition(topic, p) for topic, count in (await partition_counts(self._broker, topics)).items() for p in range(count)]
+        partitions = await partitions_of(self._broker, topics)
         client = consumer(self._broker)
         await client.start()
         try:

@@ -13,12 +13,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 
 from runtime.errors import SettingsError
 from runtime.follower import read_whole
 from runtime.ids import canonical_json, digest
-from runtime.kafka import consumer, partition_counts
+from runtime.kafka import consumer, partitions_of
 from runtime.project import Project
 from runtime.sealing import KeyStore
 from schemas.codec import Codec
@@ -79,8 +79,7 @@ class Exporter:
         return ranges
 
     async def _of_time(self, name: str, at: str) -> tuple[OffsetRange, ...]:
-        topic = self._prefix + dataset_topic(name).name
-        partitions = [TopicPartition(topic, p) for p in range((await partition_counts(self._broker, [topic]))[topic])]
+        partitions = await partitions_of(self._broker, [self._prefix + dataset_topic(name).name])
         client: AIOKafkaConsumer = consumer(self._broker)
         await client.start()
         try:
@@ -114,7 +113,7 @@ class Exporter:
 
     async def _all(self, topic: str, kind: type[Any]) -> list[Any]:
         found: list[Any] = []
-        await read_whole(self._broker, [self._prefix + topic], lambda record: found.append(self._codec.decode(kind, record.value)))
+        await read_whole(self._broker, await partitions_of(self._broker, [self._prefix + topic]), lambda record: found.append(self._codec.decode(kind, record.value)))
         return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from runtime.kafka import PATIENT_MILLISECONDS, consumer, partition_counts
+from runtime.kafka import PATIENT_MILLISECONDS, consumer, partitions_of
 from runtime.project import Project
 from schemas.codec import Codec, InvalidRecord
 from schemas.events import AdapterEvent, DeadLetter, RequestCompleted, Result, TrainingRun
@@ -34,7 +34,7 @@ class Projection:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follows all topics from where the database stands. Raises Transient where the broker can't be reached or has not all of them."""
-        partitions = [TopicPartition(topic, p) for topic, count in (await partition_counts(self._broker, self._topics)).items() for p in range(count)]
+        partitions = await partitions_of(self._broker, self._topics)
         client: AIOKafkaConsumer = consumer(self._broker, fetch_wait_milliseconds=PATIENT_MILLISECONDS)
         await client.start()
         try:

@@ -15,14 +15,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from loom.processes import broker_of, codec_of, database_of
 from runtime.database import connect
 from runtime.errors import IntegrityError, InvalidInput, KeyDestroyed, SettingsError, Transient
 from runtime.follower import read_whole
-from runtime.kafka import Outgoing, Record, apply_topics, producer
+from runtime.kafka import Outgoing, Record, apply_topics, partitions_of, producer
 from runtime.objects import Objects
 from runtime.project import load_project
 from runtime.sealing import PostgresKeys, seal, unseal
@@ -105,19 +105,19 @@ class Replay:
         """
         began = time.monotonic()
         names, topics = (CPT, PREFERENCES, *self._context.project.adapters), self._context.project.topics
-        partitions = topics[CHUNKS.name].partitions
+        chunks, examples = [await partitions_of(self._broker, [self._context.prefix + topic.name]) for topic in (CHUNKS, EXAMPLES)]
         if len(await apply_topics(self._broker, (topics[dataset_topic(name).name] for name in names), self._side)) < len(names):
             raise SettingsError(f"there are topics {self._side}datasets.* already: give the replay another name")
         client = producer(self._broker, f"{self._side}replay", transaction_timeout_seconds=60)
         cutters = CutterPool()
         try:
             await client.start()
-            for partition in range(partitions):
-                self._progress(PHASES[0], partition, partitions)
-                await self._write(client, [record async for record in self._texts(Parses(self._context, cutters), partition)], texts=True)
-            for partition in range(partitions):
-                self._progress(PHASES[1], partition, partitions)
-                await self._write(client, await self._examples(partition), texts=False)
+            for done, place in enumerate(chunks):
+                self._progress(PHASES[0], done, len(chunks))
+                await self._write(client, [record async for record in self._texts(Parses(self._context, cutters), place.partition)], texts=True)
+            for done, place in enumerate(examples):
+                self._progress(PHASES[1], done, len(examples))
+                await self._write(client, await self._examples(place), texts=False)
             rebuilt = []
             for done, name in enumerate(names):
                 self._progress(PHASES[2], done, len(names))
@@ -144,7 +144,7 @@ class Replay:
                 chunk = codec.decode(Chunk, record.value)
                 chunks.setdefault(chunk.doc_id, {})[chunk.chunk_id] = chunk
 
-        await read_whole(self._broker, [prefix + topic.name for topic in (REVISIONS, CHUNKS)], keep, partition)
+        await read_whole(self._broker, [TopicPartition(prefix + topic.name, partition) for topic in (REVISIONS, CHUNKS)], keep)
         for doc_id, own in chunks.items():
             live = {chunk_id: chunk for chunk_id, chunk in own.items() if chunk.status is ChunkStatus.LIVE}
             self._counts["documents"] += 1
@@ -178,14 +178,14 @@ class Replay:
                 same += known is not None and (known.text, known.heading_path) == sealed
         self._counts["cut_otherwise"] += len(live) - same
 
-    async def _examples(self, partition: int) -> list[Record]:
+    async def _examples(self, place: TopicPartition) -> list[Record]:
         """What teachers and upstreams wrote, on a partition: the last word on each example."""
         last: dict[bytes, Record] = {}
 
         def keep(record: Record) -> None:
             last[record.key or b""] = record
 
-        await read_whole(self._broker, [self._context.prefix + EXAMPLES.name], keep, partition)
+        await read_whole(self._broker, [place], keep)
         return list(last.values())
 
     async def _write(self, client: AIOKafkaProducer, examples: list[Record], *, texts: bool) -> None:
@@ -212,15 +212,14 @@ class Replay:
 
     async def _digest(self, prefix: str, name: str) -> tuple[int, str]:
         """How many live records a dataset has, and the hash of their bytes; what was forgotten is none of them."""
-        topic = self._context.project.topics[dataset_topic(name).name]
         count, whole = 0, hashlib.sha256()
-        for partition in range(topic.partitions):
+        for place in await partitions_of(self._broker, [prefix + dataset_topic(name).name]):
             last: dict[bytes, bytes] = {}
 
             def keep(record: Record, last: dict[bytes, bytes] = last) -> None:
                 last[record.key or b""] = record.value or b""
 
-            await read_whole(self._broker, [prefix + topic.name], keep, partition)
+            await read_whole(self._broker, [place], keep)
             for record_id in sorted(last):
                 if await self._is_live(last[record_id]):
                     count += 1

@@ -10,7 +10,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from runtime.errors import Transient
-from runtime.kafka import admin_client, consumer, partition_counts
+from runtime.kafka import admin_client, consumer, partitions_of
 
 POLL_MILLISECONDS = 100
 TIMEOUT_SECONDS = 20
@@ -32,9 +32,8 @@ class Backlog:
 
     async def start(self) -> None:
         """Connects. Raises Transient where the broker can't be reached or has not all topics."""
-        counts = await partition_counts(self._broker, [topic for topics in self._topics.values() for topic in topics])
-        self._groups = {group: [TopicPartition(topic, p) for topic in topics for p in range(counts[topic])] for group, topics in self._topics.items()}
-        self._all = [p for partitions in self._groups.values() for p in partitions]
+        self._all = await partitions_of(self._broker, [topic for topics in self._topics.values() for topic in topics])
+        self._groups = {group: [p for p in self._all if p.topic in topics] for group, topics in self._topics.items()}
         await self._client.start()
         self._client.assign(self._all)
         self._client.pause(*self._all)  # nothing is fetched while nobody asks

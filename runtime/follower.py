@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from runtime.kafka import PATIENT_MILLISECONDS, PROMPT_MILLISECONDS, Record, consumer, partition_counts
+from runtime.kafka import PATIENT_MILLISECONDS, PROMPT_MILLISECONDS, Record, consumer, partitions_of
 from schemas.codec import InvalidRecord
 
 log = structlog.get_logger()
 
 
-async def read_whole(broker: str, topics: Iterable[str], apply: Callable[[Record], None], only: int | None = None) -> None:
-    """Gives all that is on `topics` now, or on one partition of each, to `apply`, as `Follower.deliver` does. Raises Transient as `Follower.start` does."""
-    follower = Follower(broker, topics, only, PROMPT_MILLISECONDS)
-    await follower.start()
+async def read_whole(broker: str, partitions: Sequence[TopicPartition], apply: Callable[[Record], None]) -> None:
+    """Gives all that is on `partitions` now to `apply`, as `Follower.deliver` does."""
+    follower = Follower(broker, (), PROMPT_MILLISECONDS)
+    await follower.start(partitions)
     try:
         while not await follower.caught_up():
             await follower.deliver(apply)
@@ -26,18 +26,17 @@ async def read_whole(broker: str, topics: Iterable[str], apply: Callable[[Record
 
 
 class Follower:
-    """Follows `topics`, or one partition of each, without a group, read_committed."""
+    """Follows `topics` without a group, read_committed."""
 
-    def __init__(self, broker: str, topics: Iterable[str], only: int | None = None, fetch_wait_milliseconds: int = PATIENT_MILLISECONDS) -> None:
-        self._broker, self._topics, self._only = broker, list(topics), only
+    def __init__(self, broker: str, topics: Iterable[str], fetch_wait_milliseconds: int = PATIENT_MILLISECONDS) -> None:
+        self._broker, self._topics = broker, list(topics)
         self._partitions: list[TopicPartition] = []
         self._client: AIOKafkaConsumer = consumer(broker, fetch_wait_milliseconds=fetch_wait_milliseconds)
         self._ends: dict[TopicPartition, int] = {}
 
-    async def start(self) -> None:
-        """Connects, and notes where the topics end now. Raises Transient where the broker can't be reached or has not all of them."""
-        counts = await partition_counts(self._broker, self._topics)
-        self._partitions = [TopicPartition(topic, p) for topic, count in counts.items() for p in range(count) if self._only in (None, p)]
+    async def start(self, partitions: Sequence[TopicPartition] | None = None) -> None:
+        """Connects, and notes where the topics, or just `partitions`, end now. Raises Transient where the broker can't be reached or has not all topics."""
+        self._partitions = await partitions_of(self._broker, self._topics) if partitions is None else list(partitions)
         await self._client.start()
         self._client.assign(self._partitions)
         self._ends = await self._client.end_offsets(self._partitions)

@@ -102,20 +102,17 @@ def _committed_offsets(broker: str, group: str, partitions: Sequence[TopicPartit
     return {TopicPartition(p.topic, p.partition): OffsetAndMetadata(p.offset, p.metadata or "") if p.offset >= 0 else None for p in found.topic_partitions}
 
 
-async def partition_counts(broker: str, topics: Iterable[str]) -> dict[str, int]:
-    """How many partitions each of `topics` has.
+async def partitions_of(broker: str, topics: Iterable[str]) -> list[TopicPartition]:
+    """The partitions of `topics`, as many as the broker says.
 
     Raises:
         Transient: the broker can't be reached, or a topic is not there (yet).
     """
-    return await asyncio.to_thread(_partition_counts, admin_client(broker), broker, list(topics))
-
-
-def _partition_counts(admin: AdminClient, broker: str, topics: Sequence[str]) -> dict[str, int]:
-    known = _known(admin, broker)
+    topics = list(topics)
+    known = await asyncio.to_thread(_known, admin_client(broker), broker)
     if missing := [name for name in topics if name not in known]:
         raise Transient(f"the broker at {broker} has no topic {', '.join(missing)}: `loom topics apply` makes what is missing")
-    return {name: known[name] for name in topics}
+    return [TopicPartition(name, p) for name in topics for p in range(known[name])]
 
 
 async def apply_topics(broker: str, topics: Iterable[Topic], prefix: str = "") -> list[str]:

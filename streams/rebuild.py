@@ -13,14 +13,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import structlog
+from aiokafka import TopicPartition
 
 from runtime.errors import KeyDestroyed
 from runtime.follower import read_whole
 from runtime.ids import keyed_hash
-from runtime.kafka import Record
+from runtime.kafka import Record, partitions_of
 from runtime.sealing import HASH_OWNER, unseal
 from schemas.events import Chunk, ChunkStatus, Example, ExampleStatus, Revision
-from schemas.topics import CHUNKS, CPT, EXAMPLES, REVISIONS, Topic
+from schemas.topics import CHUNKS, CPT, EXAMPLES, REVISIONS
 from streams.context import Context, document_owner
 from streams.synth import question
 from streams.teacher.units import Unit
@@ -54,8 +55,8 @@ async def rebuild(context: Context, broker: str) -> int:
             return 0
         made = 0
         for topic, kind, name, fill in sources:
-            for partition in range(context.project.topics[topic.name].partitions):
-                for statement, rows in await fill(context, await _last(context, broker, topic, partition, kind, name)):
+            for partition in await partitions_of(broker, [context.prefix + topic.name]):
+                for statement, rows in await fill(context, await _last(context, broker, partition, kind, name)):
                     await connection.executemany(statement, rows)
                     made += len(rows)
         if made:
@@ -63,7 +64,7 @@ async def rebuild(context: Context, broker: str) -> int:
         return made
 
 
-async def _last(context: Context, broker: str, topic: Topic, partition: int, kind: type, name: str) -> list[tuple[Any, bytes]]:
+async def _last(context: Context, broker: str, partition: TopicPartition, kind: type, name: str) -> list[tuple[Any, bytes]]:
     """The last record of each id, which is in the field `name`, on a partition: decoded, and its bytes."""
     last: dict[str, tuple[Any, bytes]] = {}
 
@@ -73,7 +74,7 @@ async def _last(context: Context, broker: str, topic: Topic, partition: int, kin
         if known is None or not isinstance(event, Revision) or known[0].revision <= event.revision:  # one said again for a twin's sake may lie behind a newer one
             last[getattr(event, name)] = (event, record.value or b"")
 
-    await read_whole(broker, [context.prefix + topic.name], keep, partition)
+    await read_whole(broker, [partition], keep)
     return list(last.values())
 
 

@@ -43,7 +43,7 @@ def show(letter_id: str, as_json: AsJson = False, project: Project = None, data:
 async def _letter(letter_id: str, settings: Any) -> Any:
     """The dead letter with this id, from the topic."""
     from runtime.follower import read_whole
-    from runtime.kafka import Record
+    from runtime.kafka import Record, partitions_of
     from schemas.events import DeadLetter
     from schemas.registry import open_codec
     from schemas.topics import DEAD_LETTERS
@@ -56,5 +56,5 @@ async def _letter(letter_id: str, settings: Any) -> Any:
         if letter.letter_id == letter_id:
             letters[letter_id] = letter
 
-    await read_whole(settings.broker, [settings.prefix + DEAD_LETTERS.name], note)
+    await read_whole(settings.broker, await partitions_of(settings.broker, [settings.prefix + DEAD_LETTERS.name]), note)
     return letters.get(letter_id)
