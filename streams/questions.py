@@ -14,10 +14,10 @@ import asyncpg
 GONE = """
 DELETE FROM question_claims WHERE input_hash IN (
     SELECT own.input_hash FROM question_claims own JOIN document_chunks c USING (doc_id, chunk_id)
-    WHERE own.input_hash = ANY($1::text[]) AND c.withdrawn_by IS NOT NULL ORDER BY 1 FOR UPDATE OF own)
+    WHERE own.input_hash = ANY($1::bytea[]) AND c.withdrawn_by IS NOT NULL ORDER BY 1 FOR UPDATE OF own)
 """
 CLAIM = """
-INSERT INTO question_claims (input_hash, example_id, doc_id, chunk_id) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
+INSERT INTO question_claims (input_hash, example_id, doc_id, chunk_id) SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[])
 ON CONFLICT (input_hash) DO UPDATE SET input_hash = excluded.input_hash RETURNING input_hash, example_id
 """
 
@@ -26,7 +26,7 @@ ON CONFLICT (input_hash) DO UPDATE SET input_hash = excluded.input_hash RETURNIN
 class Claim:
     """Of the question with this hash, by an example of a document's chunk."""
 
-    input_hash: str
+    input_hash: bytes
     example_id: str
     doc_id: str
     chunk_id: str
@@ -38,14 +38,16 @@ class QuestionClaims:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def claim(self, claims: Sequence[Claim]) -> dict[str, str]:
+    async def claim(self, claims: Sequence[Claim]) -> dict[bytes, str]:
         """The example that owns each question, by its hash; the first of equal `claims` where nobody did."""
         first = {claim.input_hash: claim for claim in reversed(claims)}
         wanted = [first[h] for h in sorted(first)]  # in one order everywhere: two workers never wait for each other
+        if not wanted:
+            return {}
         await self._pool.execute(GONE, [claim.input_hash for claim in wanted])
-        rows = await self._pool.fetch(CLAIM, *([getattr(claim, name) for claim in wanted] for name in ("input_hash", "example_id", "doc_id", "chunk_id")))
-        return {row["input_hash"]: row["example_id"] for row in rows}
+        columns = zip(*((claim.input_hash, bytes.fromhex(claim.example_id), claim.doc_id, claim.chunk_id) for claim in wanted), strict=True)
+        return {row["input_hash"]: row["example_id"].hex() for row in await self._pool.fetch(CLAIM, *columns)}
 
     async def give_back(self, example_ids: Sequence[str]) -> None:
         """Ends the claims of examples that are no more."""
-        await self._pool.execute("DELETE FROM question_claims WHERE example_id = ANY($1::text[])", example_ids)
+        await self._pool.execute("DELETE FROM question_claims WHERE example_id = ANY($1::bytea[])", [bytes.fromhex(example_id) for example_id in example_ids])

@@ -17,13 +17,12 @@ from aiokafka import TopicPartition
 
 from runtime.errors import KeyDestroyed
 from runtime.follower import read_whole
-from runtime.ids import keyed_hash
 from runtime.kafka import Record, partitions_of
 from runtime.sealing import HASH_OWNER, unseal
 from schemas.events import Chunk, ChunkStatus, Example, ExampleStatus, Revision
 from schemas.topics import CHUNKS, CPT, EXAMPLES, REVISIONS
 from streams.context import Context, document_owner
-from streams.synth import question
+from streams.synth import question_hash
 from streams.teacher.units import Unit
 from streams.twins import Print, prints, short_print
 
@@ -127,5 +126,5 @@ async def _examples(context: Context, last: Sequence[tuple[Example, bytes]]) -> 
             except KeyDestroyed:
                 continue
             given, wanted = (json.loads(unseal(key, example.example_id + place, sealed)) for place, sealed in (("", example.input), (":output", example.output)))
-            questions.append((keyed_hash(secret, question(example.adapter, given, wanted)), example.example_id, example.doc_id, example.chunk_id))
+            questions.append((question_hash(secret, example.adapter, given, wanted), bytes.fromhex(example.example_id), example.doc_id, example.chunk_id))
     return ((QUESTION, questions), (UNIT, units))

@@ -101,7 +101,7 @@ class SynthStage:
 
     async def _not_asked_before(self, drafts: list[_Draft]) -> list[_Draft]:
         secret = (await self._context.keys.key(HASH_OWNER)).secret
-        asked = {d.example_id: keyed_hash(secret, question(d.unit.adapter, d.given, d.wanted)) for d in drafts if not d.fault}
+        asked = {d.example_id: question_hash(secret, d.unit.adapter, d.given, d.wanted) for d in drafts if not d.fault}
         owners = await self._claims.claim([Claim(asked[d.example_id], d.example_id, d.chunk.doc_id, d.chunk.chunk_id) for d in drafts if d.example_id in asked])
         return [replace(d, fault=ASKED_BEFORE) if d.example_id in asked and owners[asked[d.example_id]] != d.example_id else d for d in drafts]
 
@@ -145,6 +145,11 @@ def question(adapter: str, given: Mapping[str, Any], wanted: Mapping[str, Any]) 
     """What an example asks, the same for all who ask it; a preference asks something of its own."""
     texts = [normalised(value if isinstance(value, str) else canonical_json(value)) for _, value in sorted(given.items()) if isinstance(value, (str, list))]
     return canonical_json([adapter, "rejected" in wanted, *texts])
+
+
+def question_hash(secret: bytes, adapter: str, given: Mapping[str, Any], wanted: Mapping[str, Any]) -> bytes:
+    """16 bytes that stand for a question; who lacks the secret can't test guesses."""
+    return bytes.fromhex(keyed_hash(secret, question(adapter, given, wanted))[:32])
 
 
 def text_example(chunk: Chunk, text: str, heading: str, key: Key) -> Example:

@@ -6,6 +6,7 @@ State: `teacher_units`, each reply sealed with its document's key as soon as it 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ INSERT INTO teacher_units (unit_id, chunk_id, adapter, task, version, teacher, i
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (unit_id) DO UPDATE
 SET item_count = greatest(teacher_units.item_count, $7), nonce = $9, ciphertext = $10, usd = teacher_units.usd + $11 WHERE teacher_units.ciphertext IS NULL
 """
+FAST = 1
+"""Of zlib's levels; sealed words can't be compressed by the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,9 @@ class Units:
         """What the teacher wrote, now or before, and what it took in US dollars. Raises as `Teacher.ask` does."""
         row = await self._pool.fetchrow("SELECT nonce, ciphertext, usd FROM teacher_units WHERE unit_id = $1 AND ciphertext IS NOT NULL", unit.unit_id)
         if row is not None:
-            return json.loads(open_bytes(key, unit.unit_id, row["nonce"], row["ciphertext"])), row["usd"]
+            return json.loads(zlib.decompress(open_bytes(key, unit.unit_id, row["nonce"], row["ciphertext"]))), row["usd"]
         reply = await self._teacher.ask(assignment)
-        nonce, ciphertext = seal_bytes(key, unit.unit_id, canonical_json(reply.rows).encode())
+        nonce, ciphertext = seal_bytes(key, unit.unit_id, zlib.compress(canonical_json(reply.rows).encode(), FAST))
         count = len(assignment.ask.items(reply.rows, assignment))
         await self._pool.execute(
             INSERT, unit.unit_id, unit.chunk_id, unit.adapter, unit.task, unit.version, unit.teacher, count, key.key_id, nonce, ciphertext, reply.usage.usd,
