@@ -31,6 +31,8 @@ from schemas.codec import Codec
 WAITING_BATCHES = 4
 """Of a topic, before Faust fetches no more of it."""
 BATCH = 500
+FULL_WAIT_SECONDS = 0.02
+"""For records of other partitions while one is full: it is not among those that are waited for, and may have room meanwhile."""
 REWIND_AGAIN_SECONDS = 0.2
 log = structlog.get_logger()
 
@@ -57,7 +59,7 @@ class _NeverCommittingConsumer(Consumer):
             return
         await self._until_flowing()
         held = self.app.shell.hold
-        records, _ = await self._wait_next_records(timeout)
+        records, _ = await self._wait_next_records(FULL_WAIT_SECONDS if self._buffered_partitions else timeout)
         if not records or self.should_stop:
             return
         if not self.flow_active or held != self.app.shell.hold:
