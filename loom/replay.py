@@ -1,52 +1,51 @@
 """Datasets made once more, from what is kept for ever, into topics of their own; equal byte for byte where nothing of loraloom or of the project has changed.
 
 Text for pre-training comes from the sealed copies: cut again (or as it was cut by the same code, `streams.parses`), judged as `chunks` say.
-What teachers and upstreams wrote comes from `examples`. Nothing is decided anew and nobody is asked. One partition after the other is read
-to its end and held in memory, encoded and sealed. The writer has a name of its own and no group: no worker is fenced.
+What teachers and upstreams wrote comes from `examples`. Nothing is decided anew and nobody is asked. A process for each core takes
+partition after partition, reads it to its end and holds it in memory, encoded and sealed. The writers have names of their own and no
+group: no worker is fenced.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import os
 import re
+import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import TypeVar
 
-from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import TopicPartition
 
-from loom.processes import broker_of, codec_of, database_of
-from runtime.database import connect
-from runtime.errors import IntegrityError, InvalidInput, KeyDestroyed, SettingsError, Transient
-from runtime.follower import read_whole
-from runtime.kafka import Outgoing, Record, apply_topics, partitions_of, producer
-from runtime.objects import Objects
+from loom import partition_replay
+from loom.partition_replay import COUNTS, NOTHING, Digest
+from loom.processes import broker_of
+from runtime.errors import LoomError, SettingsError
+from runtime.kafka import apply_topics, partitions_of
+from runtime.logs import configure_logs
 from runtime.project import load_project
-from runtime.sealing import PostgresKeys, seal, unseal
 from runtime.settings import Settings
-from schemas.codec import InvalidRecord
-from schemas.events import Chunk, ChunkStatus, DatasetRecord, Example, ExampleStatus, RecordStatus, Revision
-from schemas.topics import CHUNKS, CPT, EXAMPLES, PREFERENCES, REVISIONS, dataset_topic
-from streams.chunk import candidates_of
-from streams.context import Context, document_owner, held_out
-from streams.format import FormatStage
-from streams.parses import Parses
-from streams.pool import CutterPool
-from streams.synth import text_example
+from schemas.topics import CHUNKS, CPT, EXAMPLES, PREFERENCES, dataset_topic
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-A_TRANSACTION = 500
-"""Examples."""
 PHASES = ("documents", "examples", "comparing")
 Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
+
+
+class ReplayEnded(LoomError):
+    """A process of the replay died."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """A dataset as it is live and as it was made again: live records, and the hash of their bytes in the order of partitions and ids."""
+    """A dataset as it is live and as it was made again: live records, and the sum of their hashes (`Digest`)."""
 
     dataset: str
     live: int
@@ -73,165 +72,57 @@ class Report:
 async def replay_system(settings: Settings, name: str, progress: Progress) -> Report:
     """Replays the system that `settings` name into topics whose names begin with `replay-NAME.`, behind the system's own prefix.
 
+    `progress` hears of a phase, how many partitions are done and of how many.
+
     Raises:
         SettingsError: a name that no topic can have, or that a replay had before.
-        Transient: the broker fails.
+        Transient: the broker or the database fails.
+        ReplayEnded: a process of it died.
     """
     if not NAME.fullmatch(name):
         raise SettingsError(f"{name!r} can't be in a topic's name: letters, digits, - and _, up to 64")
-    project = load_project(settings.project)
-    pool = await connect(database_of(settings), size=4)
+    began = time.monotonic()
+    project, broker, side = load_project(settings.project), broker_of(settings), f"{settings.prefix}replay-{name}."
+    chunks, examples = [await partitions_of(broker, [settings.prefix + topic.name]) for topic in (CHUNKS, EXAMPLES)]
+    topics = {dataset: dataset_topic(dataset).name for dataset in (CPT, PREFERENCES, *project.adapters)}
+    if len(await apply_topics(broker, (project.topics[topic] for topic in topics.values()), side)) < len(topics):
+        raise SettingsError(f"there are topics {side}datasets.* already: give the replay another name")
+    written = await partitions_of(broker, [prefix + topic for prefix in (settings.prefix, side) for topic in topics.values()])
+    processes = ProcessPoolExecutor(min(len(examples), os.cpu_count() or 1), get_context("spawn"), _start, (settings.log_level,))
     try:
-        context = Context(project, codec_of(settings, project), PostgresKeys(pool), Objects(settings.objects_url), pool, held_out(project), settings.prefix)
-        return await Replay(context, broker_of(settings), f"{settings.prefix}replay-{name}.", progress).run()
+        counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
+        for phase, work, places in ((PHASES[0], partition_replay.write_texts, chunks), (PHASES[1], partition_replay.write_examples, examples)):
+            for made in await _all(processes, phase, progress, work, settings, side, places):
+                counts.update(made)
+        digests: dict[str, Digest] = {}
+        for place, digest in zip(written, await _all(processes, PHASES[2], progress, partition_replay.digest, settings, side, written), strict=True):
+            digests[place.topic] = digests.get(place.topic, NOTHING) + digest
+    except BrokenProcessPool as error:
+        raise ReplayEnded("a process of the replay died, of too little memory perhaps: start it again under another name") from error
     finally:
-        await pool.close()
+        processes.shutdown(cancel_futures=True)
+    pairs = {dataset: (digests[settings.prefix + topic], digests[side + topic]) for dataset, topic in topics.items()}
+    rebuilt = tuple(Rebuilt(dataset, live.count, live.hexadecimal, again.count, again.hexadecimal) for dataset, (live, again) in pairs.items())
+    return Report(side, rebuilt, dict(counts), time.monotonic() - began)
 
 
-class Replay:
-    """Replays the system of `context` into topics whose names begin with `side`; `progress` hears of what is done, how far, of how much."""
+def _start(log_level: str) -> None:
+    configure_logs(log_level)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends without a word; the command says it
 
-    def __init__(self, context: Context, broker: str, side: str, progress: Progress) -> None:
-        self._context, self._broker, self._side, self._progress = context, broker, side, progress
-        self._format = FormatStage(replace(context, prefix=side))
-        self._counts = Counter(dict.fromkeys(("documents", "copies_lost", "chunks", "cut_otherwise", "examples", "refused", "forgotten"), 0))
 
-    async def run(self) -> Report:
-        """Makes every dataset again and compares it with the live one.
+async def _all(
+    processes: ProcessPoolExecutor, phase: str, progress: Progress, work: Callable[[Settings, str, TopicPartition], T], settings: Settings, side: str, places: Sequence[TopicPartition]
+) -> list[T]:
+    """`work` on each of `places`, in their order."""
+    done = 0
+    progress(phase, done, len(places))
 
-        Raises:
-            SettingsError: something was replayed to that prefix before.
-            Transient: the broker fails.
-        """
-        began = time.monotonic()
-        names, topics = (CPT, PREFERENCES, *self._context.project.adapters), self._context.project.topics
-        chunks, examples = [await partitions_of(self._broker, [self._context.prefix + topic.name]) for topic in (CHUNKS, EXAMPLES)]
-        if len(await apply_topics(self._broker, (topics[dataset_topic(name).name] for name in names), self._side)) < len(names):
-            raise SettingsError(f"there are topics {self._side}datasets.* already: give the replay another name")
-        client = producer(self._broker, f"{self._side}replay", transaction_timeout_seconds=60)
-        cutters = CutterPool()
-        try:
-            await client.start()
-            for done, place in enumerate(chunks):
-                self._progress(PHASES[0], done, len(chunks))
-                await self._write(client, [record async for record in self._texts(Parses(self._context, cutters), place.partition)], texts=True)
-            for done, place in enumerate(examples):
-                self._progress(PHASES[1], done, len(examples))
-                await self._write(client, await self._examples(place), texts=False)
-            rebuilt = []
-            for done, name in enumerate(names):
-                self._progress(PHASES[2], done, len(names))
-                rebuilt.append(Rebuilt(name, *await self._digest(self._context.prefix, name), *await self._digest(self._side, name)))
-        except KafkaError as error:
-            raise Transient(f"the broker at {self._broker}: {type(error).__name__}: {error}") from error
-        finally:
-            await client.stop()
-            await asyncio.to_thread(cutters.close)
-        return Report(self._side, tuple(rebuilt), dict(self._counts), time.monotonic() - began)
+    async def one(place: TopicPartition) -> T:
+        nonlocal done
+        result = await asyncio.get_running_loop().run_in_executor(processes, work, settings, side, place)
+        done += 1
+        progress(phase, done, len(places))
+        return result
 
-    async def _texts(self, parses: Parses, partition: int) -> AsyncIterator[Record]:
-        """What pre-training learns of the documents on a partition: their chunks that are live."""
-        codec, prefix = self._context.codec, self._context.prefix
-        revisions: dict[str, Revision] = {}
-        chunks: dict[str, dict[str, Chunk]] = {}
-
-        def keep(record: Record) -> None:
-            if record.topic == prefix + REVISIONS.name:
-                revision = codec.decode(Revision, record.value)
-                if (known := revisions.get(revision.doc_id)) is None or known.revision <= revision.revision:
-                    revisions[revision.doc_id] = revision
-            else:
-                chunk = codec.decode(Chunk, record.value)
-                chunks.setdefault(chunk.doc_id, {})[chunk.chunk_id] = chunk
-
-        await read_whole(self._broker, [TopicPartition(prefix + topic.name, partition) for topic in (REVISIONS, CHUNKS)], keep)
-        for doc_id, own in chunks.items():
-            live = {chunk_id: chunk for chunk_id, chunk in own.items() if chunk.status is ChunkStatus.LIVE}
-            self._counts["documents"] += 1
-            self._counts["chunks"] += len(live)
-            try:
-                key = await self._context.keys.key(document_owner(doc_id))
-                await self._check_cut(parses, revisions.get(doc_id), live)
-            except KeyDestroyed:
-                self._counts["forgotten"] += len(live)
-                continue
-            for chunk_id, chunk in live.items():
-                if chunk.text is not None and chunk.heading_path is not None:
-                    example = text_example(chunk, unseal(key, chunk_id, chunk.text), unseal(key, chunk_id + ":path", chunk.heading_path), key)
-                    yield Record(EXAMPLES.name, partition, 0, example.example_id.encode(), codec.encode(example))
-
-    async def _check_cut(self, parses: Parses, revision: Revision | None, live: dict[str, Chunk]) -> None:
-        """Counts the chunks of `live` that their document, cut by today's code, would not have in the same words."""
-        same = 0
-        if revision is not None and not revision.deleted:
-            key = await self._context.keys.key(document_owner(revision.doc_id))
-            try:
-                pieces = await parses.pieces(revision)
-            except IntegrityError:
-                pieces = []
-                self._counts["copies_lost"] += 1
-            except InvalidInput:
-                pieces = []  # it could be parsed once, and can't be any more
-            for candidate, piece in zip(candidates_of(revision.doc_id, pieces), pieces, strict=True):
-                sealed = seal(key, candidate.chunk_id, piece.text.text), seal(key, candidate.chunk_id + ":path", " > ".join(piece.text.heading_path))
-                known = live.get(candidate.chunk_id)
-                same += known is not None and (known.text, known.heading_path) == sealed
-        self._counts["cut_otherwise"] += len(live) - same
-
-    async def _examples(self, place: TopicPartition) -> list[Record]:
-        """What teachers and upstreams wrote, on a partition: the last word on each example."""
-        last: dict[bytes, Record] = {}
-
-        def keep(record: Record) -> None:
-            last[record.key or b""] = record
-
-        await read_whole(self._broker, [place], keep)
-        return list(last.values())
-
-    async def _write(self, client: AIOKafkaProducer, examples: list[Record], *, texts: bool) -> None:
-        """Formats examples, those of texts or all others, and writes their records."""
-        for start in range(0, len(examples), A_TRANSACTION):
-            made = [outgoing for record in examples[start : start + A_TRANSACTION] for outgoing in await self._formatted(record, texts)]
-            async with client.transaction():
-                await asyncio.gather(*[await client.send(o.topic, key=o.key, value=o.value, headers=list(o.headers)) for o in made])
-
-    async def _formatted(self, record: Record, texts: bool) -> list[Outgoing]:
-        try:
-            example = self._context.codec.decode(Example, record.value)
-            if example.status is not ExampleStatus.KEPT or (example.adapter == CPT) is not texts:
-                return []
-            made = list(await self._format.handle(record))
-        except KeyDestroyed:
-            self._counts["forgotten"] += 1
-            return []
-        except (InvalidInput, InvalidRecord):
-            self._counts["refused"] += 1
-            return []
-        self._counts["examples"] += 1
-        return made
-
-    async def _digest(self, prefix: str, name: str) -> tuple[int, str]:
-        """How many live records a dataset has, and the hash of their bytes; what was forgotten is none of them."""
-        count, whole = 0, hashlib.sha256()
-        for place in await partitions_of(self._broker, [prefix + dataset_topic(name).name]):
-            last: dict[bytes, bytes] = {}
-
-            def keep(record: Record, last: dict[bytes, bytes] = last) -> None:
-                last[record.key or b""] = record.value or b""
-
-            await read_whole(self._broker, [place], keep)
-            for record_id in sorted(last):
-                if await self._is_live(last[record_id]):
-                    count += 1
-                    whole.update(hashlib.sha256(last[record_id]).digest())
-        return count, whole.hexdigest()
-
-    async def _is_live(self, value: bytes) -> bool:
-        try:
-            record = self._context.codec.decode(DatasetRecord, value)
-            if record.status is not RecordStatus.LIVE or record.body is None:
-                return False
-            await self._context.keys.key(record.body.key_id)
-        except (InvalidRecord, KeyDestroyed):
-            return False
-        return True
+    return list(await asyncio.gather(*map(one, places)))

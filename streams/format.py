@@ -109,7 +109,10 @@ class FormatStage:
         self._context = context
 
     async def handle(self, record: Record) -> Sequence[Outgoing]:
-        example = self._context.codec.decode(Example, record.value)
+        return await self.formatted(self._context.codec.decode(Example, record.value), record)
+
+    async def formatted(self, example: Example, record: Record) -> Sequence[Outgoing]:
+        """The records of `example`, which is in `record`. Raises InvalidInput and KeyDestroyed as `handle` does."""
         if example.status is ExampleStatus.REJECTED:
             return ()
         spec = task_spec(self._context.project, example.adapter)

@@ -16,9 +16,10 @@ import pytest_asyncio
 
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
-from loom.replay import Rebuilt, Replay, Report
+from loom.replay import Rebuilt, Report, replay_system
 from runtime.errors import SettingsError
 from runtime.project import load_project
+from runtime.settings import Settings, load_settings
 from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Example, ExampleStatus, Label, RecordStatus
 from streams.context import document_owner
 from streams.rebuild import rebuild
@@ -66,8 +67,13 @@ async def forget(system: System) -> None:
     await system.context.keys.destroy(document_owner("secret"))
 
 
-def replay(system: System, side: str = "side.") -> Replay:
-    return Replay(system.context, system.broker, system.prefix + side, lambda *_: None)
+@pytest.fixture
+def settings(system: System, postgres: EmbeddedPostgres, tmp_path: Path, project: Path) -> Settings:
+    return load_settings(prefix=system.prefix, data=tmp_path / "data", project=project, broker=system.broker, database=postgres.url, objects=system.context.objects.url)
+
+
+async def replay(settings: Settings) -> Report:
+    return await replay_system(settings, "one", lambda *_: None)
 
 
 def by_name(report: Report) -> dict[str, Rebuilt]:
@@ -75,10 +81,10 @@ def by_name(report: Report) -> dict[str, Rebuilt]:
 
 
 @pytest.mark.asyncio
-async def test_every_dataset_is_made_again_byte_for_byte(system: System, postgres: EmbeddedPostgres, tmp_path: Path, project: Path) -> None:
+async def test_every_dataset_is_made_again_byte_for_byte(system: System, settings: Settings, postgres: EmbeddedPostgres, tmp_path: Path, project: Path) -> None:
     await a_history(system)
     await forget(system)
-    report = await replay(system).run()
+    report = await replay(settings)
     assert all(dataset.same for dataset in report.datasets), report
     sizes = {name: dataset.live for name, dataset in by_name(report).items()}
     assert sizes["cpt"] == 4  # of hub its two sections, of its copy the one that hub changed, of lamp one
@@ -88,7 +94,7 @@ async def test_every_dataset_is_made_again_byte_for_byte(system: System, postgre
     assert report.counts["cut_otherwise"] == report.counts["refused"] == report.counts["copies_lost"] == 0
     assert report.counts["forgotten"] > 1
     with pytest.raises(SettingsError, match="give the replay another name"):
-        await replay(system).run()
+        await replay(settings)
     # the system goes on, unfenced
     await system.publish(document("lamp", LAMP + b"\nIts cable is two metres long and may be replaced by anybody.\n", revision=2))
     await system.settled("datasets.chat", DatasetRecord, 40)
@@ -103,7 +109,7 @@ async def test_every_dataset_is_made_again_byte_for_byte(system: System, postgre
 
 
 @pytest.mark.asyncio
-async def test_what_has_changed_since_is_told(system: System) -> None:
+async def test_what_has_changed_since_is_told(system: System, settings: Settings) -> None:
     await a_history(system)
     await forget(system)
     # a record that came from nowhere, and a copy that says something else
@@ -114,7 +120,7 @@ async def test_what_has_changed_since_is_told(system: System) -> None:
     folder = Path(system.context.objects.url.removeprefix("file://"))
     for file in [f for f in folder.rglob("*") if f.is_file()]:
         file.write_bytes(b"damaged" * 10)
-    report = await replay(system).run()
+    report = await replay(settings)
     assert not by_name(report)["classifier"].same
     assert by_name(report)["chat"].same  # the teacher's words are on the topic
     assert report.counts["copies_lost"] == 3
