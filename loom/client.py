@@ -73,8 +73,8 @@ class Client:
         topics = {self._prefix + topic.name for topic in (COMPLETED, *(result_topic(a.result) for a in self._project.adapters.values()))}
         partitions = await partitions_of(self._broker, topics)
         client = consumer(self._broker)
-        await client.start()
         try:
+            await client.start()
             client.assign(partitions)
             await client.seek_to_end(*partitions)
             for partition in partitions:

@@ -81,8 +81,8 @@ class Exporter:
     async def _of_time(self, name: str, at: str) -> tuple[OffsetRange, ...]:
         partitions = await partitions_of(self._broker, [self._prefix + dataset_topic(name).name])
         client: AIOKafkaConsumer = consumer(self._broker)
-        await client.start()
         try:
+            await client.start()
             client.assign(partitions)
             ends = await client.end_offsets(partitions)
             if at != NOW:

@@ -193,8 +193,8 @@ class PartitionReplay:
     async def _write(self, examples: Sequence[Record], name: str, *, texts: bool) -> Counter[str]:
         """Formats examples, those of texts or all others, and writes their records."""
         client = producer(self._broker, f"{self._side}replay-{name}", transaction_timeout_seconds=60)
-        await client.start()
         try:
+            await client.start()
             for start in range(0, len(examples), A_TRANSACTION):
                 made = [outgoing for record in examples[start : start + A_TRANSACTION] for outgoing in await self._formatted(record, texts)]
                 async with client.transaction():

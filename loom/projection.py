@@ -36,8 +36,8 @@ class Projection:
         """Follows all topics from where the database stands. Raises Transient where the broker can't be reached or has not all of them."""
         partitions = await partitions_of(self._broker, self._topics)
         client: AIOKafkaConsumer = consumer(self._broker, fetch_wait_milliseconds=PATIENT_MILLISECONDS)
-        await client.start()
         try:
+            await client.start()
             client.assign(partitions)
             rows = await self._pool.fetch("SELECT topic, partition, next_offset FROM projection_offsets")
             known = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}

@@ -61,8 +61,8 @@ async def read_ranges(broker: str, ranges: Sequence[OffsetRange], codec: Codec, 
     if not ends:
         return []
     client: AIOKafkaConsumer = consumer(broker)
-    await client.start()
     try:
+        await client.start()
         client.assign(list(ends))
         for r in ranges:
             if r.end > r.first:
