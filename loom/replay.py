@@ -61,11 +61,12 @@ class Rebuilt:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a replay did. `counts`: documents, those whose copy is lost, live chunks, those that today's code cuts otherwise, examples formatted, refused, forgotten."""
+    """What a replay did. `counts`: documents, those whose copy is lost, live chunks, those that today's code cuts otherwise, examples formatted, refused, forgotten; `made_seconds`: until all was written, before both copies were read and compared."""
 
     prefix: str
     datasets: tuple[Rebuilt, ...]
     counts: dict[str, int]
+    made_seconds: float
     seconds: float
 
 
@@ -94,6 +95,7 @@ async def replay_system(settings: Settings, name: str, progress: Progress) -> Re
         for phase, work, places in ((PHASES[0], partition_replay.write_texts, chunks), (PHASES[1], partition_replay.write_examples, examples)):
             for made in await _all(processes, phase, progress, work, settings, side, places):
                 counts.update(made)
+        written_at = time.monotonic()
         digests: dict[str, Digest] = {}
         for place, digest in zip(written, await _all(processes, PHASES[2], progress, partition_replay.digest, settings, side, written), strict=True):
             digests[place.topic] = digests.get(place.topic, NOTHING) + digest
@@ -103,7 +105,7 @@ async def replay_system(settings: Settings, name: str, progress: Progress) -> Re
         processes.shutdown(cancel_futures=True)
     pairs = {dataset: (digests[settings.prefix + topic], digests[side + topic]) for dataset, topic in topics.items()}
     rebuilt = tuple(Rebuilt(dataset, live.count, live.hexadecimal, again.count, again.hexadecimal) for dataset, (live, again) in pairs.items())
-    return Report(side, rebuilt, dict(counts), time.monotonic() - began)
+    return Report(side, rebuilt, dict(counts), written_at - began, time.monotonic() - began)
 
 
 def _start(log_level: str) -> None:

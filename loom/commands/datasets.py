@@ -116,7 +116,7 @@ def replay(
             table.add_row(d.dataset, str(d.live), str(d.replayed), "yes" if d.same else "no")
         Console().print(table)
         counts = ", ".join(f"{count} {what}" for what, count in report.counts.items()).replace("_", " ")
-        typer.echo(f"{counts}; {report.seconds:.1f} s; topics {report.prefix}datasets.*")
+        typer.echo(f"{counts}; {report.made_seconds:.1f} s, with comparing {report.seconds:.1f} s; topics {report.prefix}datasets.*")
     raise typer.Exit(0 if all(d.same for d in report.datasets) else 1)
 
 
