@@ -255,9 +255,9 @@ async def _database_kib(url: str) -> float:
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
-    """Of the process and those that cut documents for it."""
+    """Of the process and those that cut documents for it, also of such as have ended."""
     times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
-    return sum(float(t.user + t.system) for t in times)
+    return sum(float(t.user + t.system + t.children_user + t.children_system) for t in times)
 
 
 def _memory_mib(process: psutil.Process) -> float:
