@@ -28,6 +28,7 @@ from schemas.topics import CHUNKS, CPT, EXAMPLES, REVISIONS
 from streams.chunk import candidates_of
 from streams.context import Context, document_owner, held_out
 from streams.format import FormatStage
+from streams.held_out import HeldOut
 from streams.parses import Parses
 from streams.pool import CutterPool
 from streams.synth import text_example
@@ -48,6 +49,11 @@ class Digest:
 
     count: int
     total: int
+
+    @classmethod
+    def of(cls, record: bytes) -> Digest:
+        """Of one live record."""
+        return cls(1, int.from_bytes(hashlib.sha256(record).digest(), "big"))
 
     def __add__(self, other: Digest) -> Digest:
         return Digest(self.count + other.count, (self.total + other.total) % DIGESTS)
@@ -82,10 +88,10 @@ def digest(settings: Settings, side: str, place: TopicPartition) -> Digest:
 
 def _in_process(settings: Settings, side: str, work: Callable[[PartitionReplay], Awaitable[T]]) -> T:
     async def run() -> T:
-        project, codec = _declared(settings)
+        project, codec, texts = _declared(settings)
         pool = await connect(database_of(settings), size=1)
         try:
-            context = Context(project, codec, PostgresKeys(pool), Objects(settings.objects_url), pool, held_out(project), settings.prefix)
+            context = Context(project, codec, PostgresKeys(pool), Objects(settings.objects_url), pool, texts, settings.prefix)
             return await work(PartitionReplay(context, broker_of(settings), side))
         except KafkaError as error:
             raise Transient(f"the broker at {settings.broker}: {type(error).__name__}: {error}") from error
@@ -96,9 +102,10 @@ def _in_process(settings: Settings, side: str, work: Callable[[PartitionReplay],
 
 
 @cache
-def _declared(settings: Settings) -> tuple[Project, Codec]:
+def _declared(settings: Settings) -> tuple[Project, Codec, HeldOut]:
+    """What files and registry say, read once a process and not for each partition."""
     project = load_project(settings.project)
-    return project, codec_of(settings, project)
+    return project, codec_of(settings, project), held_out(project)
 
 
 class PartitionReplay:
@@ -124,12 +131,11 @@ class PartitionReplay:
 
     async def digest(self, place: TopicPartition) -> Digest:
         """As the function of this name."""
-        count = total = 0
+        found = NOTHING
         for record in (await self._last(place)).values():
             if await self._is_live(record.value or b""):
-                count += 1
-                total += int.from_bytes(hashlib.sha256(record.value or b"").digest(), "big")
-        return Digest(count, total % DIGESTS)
+                found += Digest.of(record.value or b"")
+        return found
 
     async def _texts(self, parses: Parses, partition: int) -> AsyncIterator[Record]:
         """What pre-training learns of the documents on a partition: their chunks that are live."""

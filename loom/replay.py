@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -93,11 +94,11 @@ async def replay_system(settings: Settings, name: str, progress: Progress) -> Re
     try:
         counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         for phase, work, places in ((PHASES[0], partition_replay.write_texts, chunks), (PHASES[1], partition_replay.write_examples, examples)):
-            for made in await _all(processes, phase, progress, work, settings, side, places):
+            for made in await _all(processes, phase, progress, partial(work, settings, side), places):
                 counts.update(made)
         written_at = time.monotonic()
         digests: dict[str, Digest] = {}
-        for place, digest in zip(written, await _all(processes, PHASES[2], progress, partition_replay.digest, settings, side, written), strict=True):
+        for place, digest in zip(written, await _all(processes, PHASES[2], progress, partial(partition_replay.digest, settings, side), written), strict=True):
             digests[place.topic] = digests.get(place.topic, NOTHING) + digest
     except BrokenProcessPool as error:
         raise ReplayEnded("a process of the replay died, of too little memory perhaps: start it again under another name") from error
@@ -113,16 +114,14 @@ def _start(log_level: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends without a word; the command says it
 
 
-async def _all(
-    processes: ProcessPoolExecutor, phase: str, progress: Progress, work: Callable[[Settings, str, TopicPartition], T], settings: Settings, side: str, places: Sequence[TopicPartition]
-) -> list[T]:
+async def _all(processes: ProcessPoolExecutor, phase: str, progress: Progress, work: Callable[[TopicPartition], T], places: Sequence[TopicPartition]) -> list[T]:
     """`work` on each of `places`, in their order."""
     done = 0
     progress(phase, done, len(places))
 
     async def one(place: TopicPartition) -> T:
         nonlocal done
-        result = await asyncio.get_running_loop().run_in_executor(processes, work, settings, side, place)
+        result = await asyncio.get_running_loop().run_in_executor(processes, work, place)
         done += 1
         progress(phase, done, len(places))
         return result
