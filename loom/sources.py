@@ -20,6 +20,8 @@ MEDIA_TYPES = {
     ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document", ".csv": "text/csv", ".json": "application/json", ".jsonl": "application/x-ndjson", ".ndjson": "application/x-ndjson",
 }  # fmt: skip
 XML_TYPES = {b"<mediawiki": "application/x-mediawiki+xml", b"<hibernate-generic": "application/x-confluence+xml"}
+ENCODED = ("text/markdown", "text/html", "text/plain", "text/x-log", "text/csv")
+"""What the charset of a reply's header is kept for; JSON and XML say their own."""
 SNIFFED_BYTES = 1024
 MAX_FETCHED_BYTES = 1 << 30
 NOTES = ("SOURCE.md", "LICENSE")
@@ -79,6 +81,8 @@ class Source:
         said = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
         named = media_type(self.doc_id, bytes(data))
         kind = self.media_type or (said if said in MEDIA_TYPES.values() and said != "text/plain" else named if named != UNKNOWN else said or UNKNOWN)
+        if reply.charset_encoding and kind in ENCODED:
+            kind = f"{kind}; charset={reply.charset_encoding}"
         return Content(bytes(data), kind, _nanoseconds(reply.headers.get("last-modified")))
 
 

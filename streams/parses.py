@@ -27,7 +27,7 @@ from streams.privacy import Pii
 from streams.twins import prints
 
 SOURCES = ("parse", "chunking.py", "cut.py", "privacy.py")
-LIBRARIES = ("beautifulsoup4", "drain3", "ftfy", "lxml", "mwparserfromhell", "presidio-analyzer", "py3langid", "pypdfium2", "spacy", "unstructured")
+LIBRARIES = ("beautifulsoup4", "charset-normalizer", "drain3", "ftfy", "lxml", "mwparserfromhell", "presidio-analyzer", "py3langid", "pypdfium2", "spacy", "unstructured")
 
 
 class Parses:

@@ -39,6 +39,7 @@ from schemas.topics import DOCUMENTS
 
 DOCUMENTS_A_ROUND, QUICK_DOCUMENTS = 1000, 200
 SECTIONS, SENTENCES = 3, 6
+SECTIONS_FOR_MEMORY = 1  # a third of the time: what might be kept is kept of documents, chunks and examples, and here are a million of them
 REPLAY_OVER_LIVE = 5.0
 FLAT = 0.9
 SENT_AT_ONCE = 1000
@@ -63,18 +64,18 @@ class BenchmarkFailed(LoomError):
     """The workers did not start, or did not end their work."""
 
 
-def document(doc_id: str) -> Document:
-    """A page of three sections, of words that no other page has in this order: about a kilobyte."""
+def document(doc_id: str, sections: int = SECTIONS) -> Document:
+    """A page of words that no other page has in this order: with three sections about a kilobyte."""
     chance = random.Random(doc_id)
 
     def word() -> str:
         return "".join(chance.choices(SYLLABLES, k=chance.randint(2, 4)))
 
-    sections = []
-    for _ in range(SECTIONS):
+    texts = []
+    for _ in range(sections):
         body = " ".join(f"The {word()} {word()} needs {chance.randint(2, 900)} {word()} when the {word()} is {word()}." for _ in range(SENTENCES))
-        sections.append(f"## The {word()} of the {word()}\n\n{body}\n")
-    return Document(doc_id=doc_id, revision=1, media_type="text/markdown", source="bench", content=f"# {word()} {word()}\n\n{''.join(sections)}".encode())
+        texts.append(f"## The {word()} of the {word()}\n\n{body}\n")
+    return Document(doc_id=doc_id, revision=1, media_type="text/markdown", source="bench", content=f"# {word()} {word()}\n\n{''.join(texts)}".encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +149,13 @@ def _until_all_read(at: Site, prefix: str, each: int, running: Sequence[psutil.P
         time.sleep(0.2)
 
 
-async def pass_through(at: Site, prefix: str, first: int, last: int) -> None:
+async def pass_through(at: Site, prefix: str, first: int, last: int, sections: int = SECTIONS) -> None:
     """Sends the documents from `first` to before `last`, and returns when every stream worker has read all that came of them. Raises BenchmarkFailed after an hour."""
     client = producer(at.broker)
     await client.start()
     try:
         for start in range(first, last, SENT_AT_ONCE):
-            pages = [document(f"{prefix}{i}") for i in range(start, min(start + SENT_AT_ONCE, last))]
+            pages = [document(f"{prefix}{i}", sections) for i in range(start, min(start + SENT_AT_ONCE, last))]
             await asyncio.gather(*[await client.send(prefix + DOCUMENTS.name, key=page.doc_id.encode(), value=CODEC.encode(page)) for page in pages])
     finally:
         await client.stop()
@@ -230,7 +231,7 @@ def memory_rows(number: int) -> list[Row]:
     held: list[float] = []
     with site() as at, workers(at, "memory-", 1) as running:
         for tenth in range(10):
-            asyncio.run(pass_through(at, "memory-", tenth * number // 10, (tenth + 1) * number // 10))
+            asyncio.run(pass_through(at, "memory-", tenth * number // 10, (tenth + 1) * number // 10, SECTIONS_FOR_MEMORY))
             held.append(sum(_memory_mib(process) for process in running))
     return [Row.of(f"memory after a tenth, over that after {number} documents", "MiB", [held[0]], [held[-1]], FLAT), Row.of("memory after each tenth", "MiB", held)]
 

@@ -10,6 +10,7 @@ from ftfy import fix_text
 
 from runtime.errors import InvalidInput
 from streams.parse.blocks import Block, BlockKind
+from streams.parse.decoding import to_utf8
 
 Parser = Callable[[bytes], list[Block]]
 
@@ -51,7 +52,7 @@ def parse(media_type: str, data: bytes) -> list[Block]:
     if parser is None:
         raise InvalidInput(f"no parser for {media_type}: one of {', '.join(PARSERS)}")
     try:
-        blocks = [replace(block, text=_repaired(block.text)) for block in parser(data) if block.text.strip()]
+        blocks = [replace(block, text=_repaired(block.text)) for block in parser(to_utf8(media_type, data)) if block.text.strip()]
     except (InvalidInput, MemoryError):
         raise
     except Exception as error:  # what libraries raise at damaged input is no bug of ours, and another attempt would end alike

@@ -13,11 +13,10 @@ import zipfile
 from functools import cache
 from typing import Any
 
-from ftfy import fix_text
-
 from runtime.errors import InvalidInput
 from streams.imports import without_torch
 from streams.parse.blocks import Block, BlockKind, markdown_table
+from streams.parse.decoding import decode
 from streams.parse.dialects import plain_markdown
 
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -42,18 +41,6 @@ def offline() -> None:
     tokenize._get_nlp = lambda: pipeline
 
 
-def decode(data: bytes) -> str:
-    """The text of `data`, whatever its encoding, with broken Unicode repaired. Raises InvalidInput for binary data."""
-    if b"\0" in data[:4096] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InvalidInput("binary data where text was promised: check the media type")
-    for encoding in ("utf-8-sig", "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "cp1252", "latin-1"):
-        try:
-            return fix_text(data.decode(encoding))
-        except UnicodeDecodeError:
-            continue
-    raise AssertionError("latin-1 decodes anything")
-
-
 def markdown(data: bytes) -> list[Block]:
     """Blocks of a Markdown document; a title in its front matter becomes the first heading."""
     offline()
@@ -69,7 +56,7 @@ def html(data: bytes) -> list[Block]:
     offline()
     from unstructured.partition.html import partition_html
 
-    source = decode(data)
+    source = decode(data, declares=True)
     templates = TEMPLATE.findall(source)
     return _blocks(partition_html(text="\n".join(templates) if templates else source))
 

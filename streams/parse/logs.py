@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from streams.parse.blocks import Block, BlockKind
-from streams.parse.by_unstructured import decode
+from streams.parse.decoding import decode
 
 TIME = r"\d{1,2}:\d{1,2}:\d{1,2}(?:[.,:]\d+)?"
 STAMP = re.compile(

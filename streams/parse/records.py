@@ -10,7 +10,7 @@ from typing import Any
 
 from runtime.errors import InvalidInput
 from streams.parse.blocks import Block, BlockKind
-from streams.parse.by_unstructured import decode
+from streams.parse.decoding import decode
 
 TITLES = ("title", "subject", "summary", "name", "question", "instruction")
 IDS = ("id", "key", "ticket_id", "conversation_id", "number")
