@@ -14,6 +14,8 @@ from collections.abc import Iterable
 SPAN = 8192
 """Offsets from the lowest in work to the highest that may begin; their bits fill 1.4 kB of the 4 kB that brokers take by default."""
 MARK = "done:"
+END = "\0"
+"""Ends the metadata: librdkafka hands it on without its length, and confluent-kafka then reads on in whatever lies behind."""
 
 
 class Window:
@@ -42,7 +44,7 @@ class Window:
         bits = bytearray((max(self._finished) - first) // 8 + 1)
         for offset in self._finished:
             bits[(offset - first) // 8] |= 1 << (offset - first) % 8
-        return MARK + base64.b64encode(bits).decode()
+        return MARK + base64.b64encode(bits).decode() + END
 
     def fits(self, offset: int) -> bool:
         """Whether the record at `offset` may begin before others end."""
@@ -71,7 +73,7 @@ def _offsets(first: int, metadata: str) -> Iterable[int]:
     try:
         if not metadata.startswith(MARK):
             raise ValueError
-        bits = int.from_bytes(base64.b64decode(metadata[len(MARK) :], validate=True), "little")
+        bits = int.from_bytes(base64.b64decode(metadata[len(MARK) :].removesuffix(END), validate=True), "little")
     except (ValueError, binascii.Error):
         raise ValueError(f"{metadata[:40]!r} is no list of finished offsets") from None
     yield from (first + at for at in range(bits.bit_length()) if bits >> at & 1)

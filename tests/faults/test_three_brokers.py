@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -27,40 +24,13 @@ from schemas.events import Chunk, DeadLetter, Document
 from schemas.topics import CHUNKS, DEAD_LETTERS, DOCUMENTS
 from tests.support.cluster import Cluster
 from tests.support.kafka import publish, read_all
+from tests.support.storm import Fleet, broker_fault, storm, worker_faults
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 CODEC = Codec()
-SEED = int(os.environ.get("LOOM_TEST_SEED", "11"))
 STORM_SECONDS = float(os.environ.get("LOOM_TEST_STORM_SECONDS", "75"))
 A_BATCH, BATCHES = 400, 25
 FEWEST, MOST = 2, 4
-
-
-class Fleet:
-    """Workers of one kind; those that ended by themselves or were killed are started again, as a supervisor would."""
-
-    def __init__(self, module: str, broker: str, folder: Path) -> None:
-        self._command = [sys.executable, "-m", module, broker, "echo"]
-        self._folder, self._started = folder, 0
-        self.workers: list[subprocess.Popen[bytes]] = []
-
-    def start(self) -> None:
-        self._started += 1
-        log = (self._folder / f"worker-{self._started}.log").open("wb")
-        self.workers.append(subprocess.Popen([*self._command, str(self._folder / f"faust-{self._started}"), "30", "1"], stdout=subprocess.DEVNULL, stderr=log))
-
-    def heal(self) -> None:
-        """Starts as many as have ended."""
-        ended = [worker for worker in self.workers if worker.poll() is not None]
-        self.workers = [worker for worker in self.workers if worker not in ended]
-        for _ in range(len(ended)):
-            self.start()
-
-    def end(self) -> None:
-        for worker in self.workers:
-            worker.send_signal(signal.SIGCONT)
-            worker.kill()
-            worker.wait()
 
 
 @pytest.fixture
@@ -79,51 +49,6 @@ def documents(number: int, *, bad: bool) -> list[Outgoing]:
         document = Document(doc_id=f"{number}-{i}", revision=1, media_type="text/plain", source="test", content=None if bad and i % 50 == 0 else b"x")
         made.append(Outgoing(DOCUMENTS.name, document.doc_id.encode(), CODEC.encode(document)))
     return made
-
-
-def storm(cluster: Cluster, fleet: Fleet, rng: random.Random, *, bad: bool) -> list[str]:
-    """Faults for a while, as documents flow in; what was done."""
-    done: list[str] = []
-    stop = threading.Event()
-    fault: list[BaseException] = []
-
-    def flow() -> None:
-        try:
-            for number in range(BATCHES):
-                asyncio.run(publish(cluster.address, documents(number, bad=bad)))
-                stop.wait(STORM_SECONDS / BATCHES)
-        except BaseException as error:
-            fault.append(error)
-
-    flowing = threading.Thread(target=flow)
-    flowing.start()
-    end = time.monotonic() + STORM_SECONDS
-    while time.monotonic() < end:
-        action = rng.choice(("kill", "kill", "pause", "pause", "join", "leave", "broker"))
-        done.append(action)
-        worker = rng.choice(fleet.workers)
-        if action == "kill":
-            worker.kill()
-        elif action == "pause":
-            worker.send_signal(signal.SIGSTOP)
-            time.sleep(rng.choice((0.5, 9.0)))
-            worker.send_signal(signal.SIGCONT)
-        elif action == "join" and len(fleet.workers) < MOST:
-            fleet.start()
-        elif action == "leave" and len(fleet.workers) > FEWEST:
-            worker.terminate()
-            worker.wait(60)
-            fleet.workers.remove(worker)
-        elif action == "broker":
-            node = rng.choice(cluster.nodes)
-            node.kill()
-            time.sleep(rng.uniform(0.5, 5))
-            node.start()
-        time.sleep(rng.uniform(0.2, 2.5))
-        fleet.heal()
-    flowing.join(120)
-    assert not fault, fault
-    return done
 
 
 async def account(broker: str) -> tuple[Counter[str], set[str]]:
@@ -148,11 +73,18 @@ def until_settled(cluster: Cluster, fleet: Fleet, seconds: float) -> tuple[Count
 
 
 def run(cluster: Cluster, module: str, folder: Path, *, bad: bool) -> tuple[Counter[str], set[str], list[str]]:
-    fleet = Fleet(module, cluster.address, folder)
+    fleet = Fleet(lambda n: [sys.executable, "-m", module, cluster.address, "echo", str(folder / f"faust-{n}"), "30", "1"], folder)
+
+    def flow(stop: threading.Event) -> None:
+        for number in range(BATCHES):
+            asyncio.run(publish(cluster.address, documents(number, bad=bad)))
+            stop.wait(STORM_SECONDS / BATCHES)
+
     try:
         for _ in range(FEWEST):
             fleet.start()
-        done = storm(cluster, fleet, random.Random(SEED), bad=bad)
+        faults = worker_faults([fleet], FEWEST, MOST) | {"broker": broker_fault(cluster)}
+        done = storm(faults, ("kill", "kill", "pause", "pause", "join", "leave", "broker"), [fleet], flow, STORM_SECONDS, (0.2, 2.5))
         found, wanted = until_settled(cluster, fleet, 180)
     finally:
         fleet.end()
