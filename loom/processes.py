@@ -14,6 +14,7 @@ from runtime.collector import collect_less
 from runtime.database import connect, migrate
 from runtime.errors import Fenced, SettingsError
 from runtime.in_flight import CONCURRENT
+from runtime.metrics import serve_metrics
 from runtime.objects import Objects
 from runtime.project import Project, TeacherLimits, load_project
 from runtime.sealing import PostgresKeys
@@ -224,6 +225,8 @@ async def run_worker(name: str, settings: Settings) -> int:
     """Runs worker `name` until SIGTERM or SIGINT, or until its supervisor has gone; its exit code."""
     import signal
 
+    if settings.metrics_port is not None:
+        serve_metrics(settings.metrics_port, settings.http_host)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from runtime.database import DATABASE_DOWN
 from runtime.dead_letters import dead_letter
 from runtime.errors import InvalidInput, Transient
 from runtime.kafka import MAX_MESSAGE_BYTES, Outgoing, Record
+from runtime.metrics import DEPENDENCY_FAILURES, RECORDS
 from schemas.codec import Codec, InvalidRecord
 from schemas.registry import RegistryUnavailable
 
@@ -37,18 +39,33 @@ async def run_stage(stage: Stage, record: Record, codec: Codec, prefix: str) -> 
     """`stage`'s output for `record`: a dead letter for a bad one; waits, with jitter, as long as a dependency fails."""
     if record.target_stage not in (None, stage.name):
         return ()
+    began = time.perf_counter()
     try:
-        try:
-            return await _made(stage, record)  # outside of stamina, which costs as much as a small record
-        except DEPENDENCY_DOWN as error:
-            _note_transient(error)
-        await asyncio.sleep(random.uniform(0, FIRST_WAIT_SECONDS))
-        async for attempt in stamina.retry_context(on=_note_transient, attempts=None, timeout=None, wait_initial=FIRST_WAIT_SECONDS, wait_max=10.0):
-            with attempt:
-                return await _made(stage, record)
+        outgoing = await _until_made(stage, record)
     except (InvalidInput, InvalidRecord) as error:
         log.warning("record.parked", stage=stage.name, origin=record.origin, error=type(error).__name__)
+        RECORDS.labels(stage.name, "parked").observe(time.perf_counter() - began)
         return [dead_letter(codec, prefix, stage.name, record, error)]
+    RECORDS.labels(stage.name, "made").observe(time.perf_counter() - began)
+    return outgoing
+
+
+async def _until_made(stage: Stage, record: Record) -> Sequence[Outgoing]:
+    def is_transient(error: Exception) -> bool:
+        if isinstance(error, DEPENDENCY_DOWN):
+            log.warning("dependency.failed", error=f"{type(error).__name__}: {error}")
+            DEPENDENCY_FAILURES.labels(stage.name, type(error).__name__).inc()
+            return True
+        return False
+
+    try:
+        return await _made(stage, record)  # outside of stamina, which costs as much as a small record
+    except DEPENDENCY_DOWN as error:
+        is_transient(error)
+    await asyncio.sleep(random.uniform(0, FIRST_WAIT_SECONDS))
+    async for attempt in stamina.retry_context(on=is_transient, attempts=None, timeout=None, wait_initial=FIRST_WAIT_SECONDS, wait_max=10.0):
+        with attempt:
+            return await _made(stage, record)
     raise AssertionError("stamina ends only by a return or an error")
 
 
@@ -57,10 +74,3 @@ async def _made(stage: Stage, record: Record) -> Sequence[Outgoing]:
     if big := next((o for o in outgoing if len(o.value or b"") > 4 * MAX_MESSAGE_BYTES), None):
         raise InvalidInput(f"{stage.name} made a record of {len(big.value or b'')} bytes for {big.topic}: {4 * MAX_MESSAGE_BYTES} at most")
     return outgoing
-
-
-def _note_transient(error: Exception) -> bool:
-    if isinstance(error, DEPENDENCY_DOWN):
-        log.warning("dependency.failed", error=f"{type(error).__name__}: {error}")
-        return True
-    return False

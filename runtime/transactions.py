@@ -8,6 +8,7 @@ Start it *before* committed offsets are read. Source: KIP-98, KIP-447 (problem),
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -16,6 +17,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from runtime.errors import Fenced
 from runtime.kafka import Outgoing
+from runtime.metrics import TRANSACTIONS
 
 Connect = Callable[[str], AIOKafkaProducer]
 
@@ -74,7 +76,7 @@ class PartitionTransactions:
         async with lock:
             if not self._live or epoch != self._epoch:
                 return False
-            producer = self._producers[partition]
+            producer, began = self._producers[partition], time.perf_counter()
             try:
                 await producer.begin_transaction()
                 sent = [await producer.send(o.topic, key=o.key, value=o.value, headers=list(o.headers)) for o in outgoing]
@@ -87,4 +89,5 @@ class PartitionTransactions:
                 await producer.commit_transaction()
             except KafkaError as error:
                 raise Fenced(f"transaction of {partition.topic}/{partition.partition}: {type(error).__name__}: {error}") from error
+            TRANSACTIONS.labels(partition.topic).observe(time.perf_counter() - began)
         return True

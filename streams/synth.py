@@ -6,12 +6,14 @@ State: `teacher_units` (`streams.teacher.units`) and `question_claims` (`streams
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
+from runtime import metrics
 from runtime.errors import InvalidInput
 from runtime.ids import canonical_json, digest, keyed_hash
 from runtime.kafka import Outgoing, Record
@@ -53,6 +55,10 @@ class SynthStage:
         if chunk.status is ChunkStatus.DUPLICATE:
             return ()
         examples = await (self._withdraw(chunk) if chunk.status is ChunkStatus.WITHDRAWN else self._make(chunk))
+        if chunk.status is ChunkStatus.LIVE:
+            metrics.CHUNKS.inc()
+            for (adapter, teacher, outcome), number in Counter((e.adapter, e.teacher, e.reason or "kept") for e in examples).items():
+                metrics.EXAMPLES.labels(adapter, teacher, outcome).inc(number)
         return [self._context.outgoing(self.name, EXAMPLES.name, e.example_id, digest(e.example_id, record.origin), e, record) for e in examples]
 
     async def _make(self, chunk: Chunk) -> list[Example]:

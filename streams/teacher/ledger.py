@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import asyncpg
 
 from runtime.errors import Transient
+from runtime.metrics import COST, TOKENS
 from runtime.project import TeacherLimits
 from streams.teacher.asks import Assignment
 from streams.teacher.teachers import Reply, Teacher, UnreadableReply, Usage
@@ -100,6 +101,9 @@ class Metered:
             used = price(self._limits, error.usage.input_tokens, error.usage.output_tokens)
             raise
         finally:
+            COST.labels(self.name, assignment.ask.name).inc(used.usd)
+            TOKENS.labels(self.name, "input").inc(used.input_tokens)
+            TOKENS.labels(self.name, "output").inc(used.output_tokens)
             await self._settle(most, used, minute)
         return replace(reply, usage=used)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from runtime.ids import canonical_json, digest
+from runtime.metrics import UNITS
 from runtime.sealing import Key, open_bytes, seal_bytes
 from streams.teacher.asks import Assignment, Row
 from streams.teacher.teachers import Teacher
@@ -57,8 +58,10 @@ class Units:
         """What the teacher wrote, now or before, and what it took in US dollars. Raises as `Teacher.ask` does."""
         row = await self._pool.fetchrow("SELECT nonce, ciphertext, usd FROM teacher_units WHERE unit_id = $1 AND ciphertext IS NOT NULL", unit.unit_id)
         if row is not None:
+            UNITS.labels(unit.teacher, assignment.ask.name, "known").inc()
             return json.loads(zlib.decompress(open_bytes(key, unit.unit_id, row["nonce"], row["ciphertext"]))), row["usd"]
         reply = await self._teacher.ask(assignment)
+        UNITS.labels(unit.teacher, assignment.ask.name, "asked").inc()
         nonce, ciphertext = seal_bytes(key, unit.unit_id, zlib.compress(canonical_json(reply.rows).encode(), FAST))
         count = len(assignment.ask.items(reply.rows, assignment))
         await self._pool.execute(

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from loom.embedded.postgres import EmbeddedPostgres
@@ -29,6 +30,8 @@ from streams.synth import ASKED_BEFORE, BELOW, UNREAD
 from streams.teacher.asks import MALFORMED, UNGROUNDED, Ask, Assignment
 from streams.teacher.by_distilabel import offline_teacher, remote_teacher
 from streams.teacher.calls import INVENTED
+from streams.teacher.judge import Scores
+from streams.teacher.kinds import KINDS
 from streams.teacher.labelled import NOT_NAMED
 from streams.teacher.ledger import BudgetSpent, Metered
 from streams.teacher.questions import NOT_WRONG, Questions
@@ -40,6 +43,7 @@ from tests.support.streams import ROOT, System, document, streams
 pytestmark = pytest.mark.timeout(400)
 PROJECT = load_project(ROOT / "examples/pebblewire/loom.toml")
 BASE = PROJECT.base_folder
+ASKS = {kind.name for kinds in KINDS.values() for kind in kinds} | {Scores.name}
 PAGE = b"# Hub\n\nThe hub pairs with sixty devices at most. Concrete walls shorten the radio range considerably.\n"
 
 
@@ -95,6 +99,7 @@ async def test_chunks_wait_for_the_teacher_and_what_it_writes_is_checked(kafka: 
             spent = await pool.fetchrow("SELECT requests, input_tokens, output_tokens, usd FROM teacher_usage")
             assert spent["input_tokens"] > 100
             assert spent["usd"] == pytest.approx((2 * spent["input_tokens"] + 8 * spent["output_tokens"]) / 1e6)
+            assert sum(REGISTRY.get_sample_value("loom_teacher_cost_usd_total", {"teacher": "small", "kind": kind}) or 0 for kind in ASKS) == pytest.approx(spent["usd"])
             assert 0 < sum(e.teacher_usd or 0 for e in examples) == pytest.approx(await pool.fetchval("SELECT sum(usd) FROM teacher_units"))
             with pytest.raises(InvalidInput, match="teacher small refused this passage"):
                 await teacher.ask(asked(Questions(), "far too long " * 5000))
@@ -142,6 +147,8 @@ async def test_examples_for_every_adapter_and_their_end_with_the_document(kafka:
             ("chat", None, 1.0): 4, ("chat", UNGROUNDED, None): 1, ("tool", None, 1.0): 3, ("tool", INVENTED, None): 1,
             ("classifier", None, 1.0): 1, ("classifier", BELOW, 0.0): 1, ("ner", None, 1.0): 1,
         }  # fmt: skip
+        assert REGISTRY.get_sample_value("loom_examples_total", {"adapter": "chat", "teacher": "big", "outcome": "kept"}) == 4
+        assert REGISTRY.get_sample_value("loom_examples_total", {"adapter": "tool", "teacher": "big", "outcome": INVENTED}) == 1
         (pair,) = [b for b in await bodies(system, "preferences", 5) if b.get("rejected") == {"answer": "It pairs with ninety."}]
         assert pair["output"] == {"answer": ANSWER}
         assert sorted(str(b["output"]["calls"]) for b in await bodies(system, "tool", 3)) == ["[]", "[{'hub_name': 'den', 'tool': 'restart_hub'}]", "[{'tool': 'reset_password_flow', 'user_id': 'current'}]"]

@@ -1,0 +1,37 @@
+"""Metrics of a worker, as Prometheus scrapes them at `LOOM_METRICS_PORT`: all names, units and labels. No text is in them.
+
+Source: Prometheus, "Metric and label naming".
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram, start_http_server
+
+from runtime.errors import SettingsError
+
+SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+
+RECORDS = Histogram("loom_record_seconds", "From a record's first attempt to what is written for it, waits for failing dependencies included.", ("stage", "outcome"), buckets=SECONDS)
+"""`outcome`: made, parked (it is in the dead letters)."""
+DEPENDENCY_FAILURES = Counter("loom_dependency_failures", "Attempts that a failing broker, database, store or teacher ended; each is made again.", ("stage", "error"))
+TRANSACTIONS = Histogram("loom_transaction_seconds", "A transaction, from its begin to its commit.", ("topic",), buckets=SECONDS)
+CHUNKS = Counter("loom_chunks", "Live chunks that examples were made of.")
+EXAMPLES = Counter("loom_examples", "Examples, by what became of each.", ("adapter", "teacher", "outcome"))
+"""`outcome`: kept, or the reason for which it is not."""
+UNITS = Counter("loom_teacher_units", "Units of a teacher's work.", ("teacher", "kind", "source"))
+"""`source`: asked, or known from before."""
+TOKENS = Counter("loom_teacher_tokens", "Tokens of prompts and replies.", ("teacher", "kind"))
+"""`kind`: input, output."""
+COST = Counter("loom_teacher_cost_usd", "US dollars at the declared prices: over `loom_chunks_total` a chunk's, over `loom_examples_total` an example's.", ("teacher", "kind"))
+
+
+def serve_metrics(port: int, host: str) -> None:
+    """Answers Prometheus from a thread of its own.
+
+    Raises:
+        SettingsError: the port is taken.
+    """
+    try:
+        start_http_server(port, host)
+    except OSError as error:
+        raise SettingsError(f"LOOM_METRICS_PORT: {host}:{port} can't be listened on: {error.strerror}") from error
