@@ -13,22 +13,21 @@ import asyncpg
 
 GONE = """
 DELETE FROM question_claims WHERE input_hash IN (
-    SELECT own.input_hash FROM question_claims own JOIN document_chunks c USING (doc_id, chunk_id)
+    SELECT own.input_hash FROM question_claims own JOIN document_chunks c ON c.chunk_id = encode(own.chunk_id, 'hex')
     WHERE own.input_hash = ANY($1::bytea[]) AND c.withdrawn_by IS NOT NULL ORDER BY 1 FOR UPDATE OF own)
 """
 CLAIM = """
-INSERT INTO question_claims (input_hash, example_id, doc_id, chunk_id) SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[])
+INSERT INTO question_claims (input_hash, example_id, chunk_id) SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[])
 ON CONFLICT (input_hash) DO UPDATE SET input_hash = excluded.input_hash RETURNING input_hash, example_id
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Of the question with this hash, by an example of a document's chunk."""
+    """Of the question with this hash, by an example of a chunk."""
 
     input_hash: bytes
     example_id: str
-    doc_id: str
     chunk_id: str
 
 
@@ -45,9 +44,9 @@ class QuestionClaims:
         if not wanted:
             return {}
         await self._pool.execute(GONE, [claim.input_hash for claim in wanted])
-        columns = zip(*((claim.input_hash, bytes.fromhex(claim.example_id), claim.doc_id, claim.chunk_id) for claim in wanted), strict=True)
+        columns = zip(*((claim.input_hash, bytes.fromhex(claim.example_id), bytes.fromhex(claim.chunk_id)) for claim in wanted), strict=True)
         return {row["input_hash"]: row["example_id"].hex() for row in await self._pool.fetch(CLAIM, *columns)}
 
-    async def give_back(self, example_ids: Sequence[str]) -> None:
-        """Ends the claims of examples that are no more."""
-        await self._pool.execute("DELETE FROM question_claims WHERE example_id = ANY($1::bytea[])", [bytes.fromhex(example_id) for example_id in example_ids])
+    async def give_back(self, chunk_id: str) -> None:
+        """Ends the claims of a chunk that was withdrawn."""
+        await self._pool.execute("DELETE FROM question_claims WHERE chunk_id = $1", bytes.fromhex(chunk_id))

@@ -35,7 +35,7 @@ REVISION = "INSERT INTO document_revisions (doc_id, revision, content_hash, orig
 CUT = "INSERT INTO cut_revisions (doc_id, revision, record) VALUES ($1, $2, $3)"
 CHUNK = "INSERT INTO document_chunks (doc_id, chunk_id, ordinal, content_hash, judged_by, twin_id, similarity) VALUES ($1, $2, $3, $4, $5, $6, $7)"
 CLAIM = "INSERT INTO chunk_claims (chunk_id, content_hash, signature, bands) VALUES ($1, $2, $3, $4)"
-QUESTION = "INSERT INTO question_claims (input_hash, example_id, doc_id, chunk_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
+QUESTION = "INSERT INTO question_claims (input_hash, example_id, chunk_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
 UNIT = """
 INSERT INTO teacher_units (unit_id, chunk_id, adapter, task, version, teacher, item_count, key_owner, usd) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (unit_id) DO UPDATE SET item_count = teacher_units.item_count + excluded.item_count, usd = teacher_units.usd + excluded.usd
@@ -126,5 +126,5 @@ async def _examples(context: Context, last: Sequence[tuple[Example, bytes]]) -> 
             except KeyDestroyed:
                 continue
             given, wanted = (json.loads(unseal(key, example.example_id + place, sealed)) for place, sealed in (("", example.input), (":output", example.output)))
-            questions.append((question_hash(secret, example.adapter, given, wanted), bytes.fromhex(example.example_id), example.doc_id, example.chunk_id))
+            questions.append((question_hash(secret, example.adapter, given, wanted), bytes.fromhex(example.example_id), bytes.fromhex(example.chunk_id)))
     return ((QUESTION, questions), (UNIT, units))

@@ -108,13 +108,13 @@ class SynthStage:
     async def _not_asked_before(self, drafts: list[_Draft]) -> list[_Draft]:
         secret = (await self._context.keys.key(HASH_OWNER)).secret
         asked = {d.example_id: question_hash(secret, d.unit.adapter, d.given, d.wanted) for d in drafts if not d.fault}
-        owners = await self._claims.claim([Claim(asked[d.example_id], d.example_id, d.chunk.doc_id, d.chunk.chunk_id) for d in drafts if d.example_id in asked])
+        owners = await self._claims.claim([Claim(asked[d.example_id], d.example_id, d.chunk.chunk_id) for d in drafts if d.example_id in asked])
         return [replace(d, fault=ASKED_BEFORE) if d.example_id in asked and owners[asked[d.example_id]] != d.example_id else d for d in drafts]
 
     async def _withdraw(self, chunk: Chunk) -> list[Example]:
         units = [_text_unit(chunk), *await self._units.of(chunk.chunk_id)]
         drafts = [_Draft(chunk, unit, unit.example_id(ordinal), chunk.doc_id) for unit in units for ordinal in range(unit.item_count)]
-        await self._claims.give_back([d.example_id for d in drafts])
+        await self._claims.give_back(chunk.chunk_id)
         return [draft.withdrawal for draft in drafts]
 
 

@@ -132,7 +132,7 @@ TABLES = {
     "cut_revisions": "SELECT doc_id, revision, record FROM cut_revisions",
     "document_chunks": "SELECT doc_id, chunk_id, ordinal, content_hash, twin_id, similarity FROM document_chunks WHERE withdrawn_by IS NULL",
     "chunk_claims": "SELECT chunk_id, content_hash, signature, bands FROM chunk_claims",
-    "question_claims": "SELECT input_hash, example_id, doc_id, chunk_id FROM question_claims",
+    "question_claims": "SELECT input_hash, example_id, chunk_id FROM question_claims",
     "teacher_units": "SELECT unit_id, chunk_id, adapter, task, version, teacher, item_count, key_owner FROM teacher_units WHERE item_count > 0 AND chunk_id IN (SELECT chunk_id FROM chunk_claims)",
 }
 
