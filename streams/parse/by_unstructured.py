@@ -18,6 +18,7 @@ from streams.imports import without_torch
 from streams.parse.blocks import Block, BlockKind, markdown_table
 from streams.parse.decoding import decode
 from streams.parse.dialects import plain_markdown
+from streams.parse.landmarks import without_landmarks
 
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("SCARF_NO_ANALYTICS", "true")
@@ -52,13 +53,13 @@ def markdown(data: bytes) -> list[Block]:
 
 
 def html(data: bytes) -> list[Block]:
-    """Blocks of an HTML page; a body that sits in a template script is taken out of it."""
+    """Blocks of an HTML page without its navigation; a body that sits in a template script is taken out of it."""
     offline()
     from unstructured.partition.html import partition_html
 
     source = decode(data, declares=True)
     templates = TEMPLATE.findall(source)
-    return _blocks(partition_html(text="\n".join(templates) if templates else source))
+    return _blocks(partition_html(text=without_landmarks("\n".join(templates) if templates else source)))
 
 
 def docx(data: bytes) -> list[Block]:

@@ -30,6 +30,18 @@ def test_html_body_in_a_template_script_is_found() -> None:
     assert "Kafka is a log of records." in [b.text for b in parse("text/html", page)]
 
 
+def test_navigation_is_left_out_and_text_on_menus_is_not() -> None:
+    page = b"""<html><body><nav><a href="a">Products</a></nav><div role="navigation"><a href="b">Skip</a></div><div hidden>secret</div><main><h1>Hub</h1><p>It <b>pairs</b>.</p>
+      <ul class="nav nav-tabs"><li><a href="c">One page</a></li><li><a href="d">Two page</a></li></ul><div class="menu">The menu of the day: <a href="e">fish</a> or <a href="f">rice</a>.</div>
+      <ul><li><a href="g">Locks</a></li><li><a href="h">Lamps</a></li></ul></main>after it<footer>2020, all rights reserved</footer></body></html>"""
+    assert [b.text for b in parse("text/html", page)] == ["Hub", "It pairs.", "The menu of the day: fish or rice.", "Locks", "Lamps"]
+
+
+def test_a_page_of_links_alone_says_that_it_holds_no_text() -> None:
+    with pytest.raises(InvalidInput, match="no text found"):
+        parse("text/html", b"<nav><a href=1>Only</a></nav>")
+
+
 @pytest.mark.parametrize(
     ("media_type", "data", "fault"),
     [
