@@ -43,6 +43,8 @@ SECTIONS_FOR_MEMORY = 1  # a third of the time: what might be kept is kept of do
 REPLAY_OVER_LIVE = 5.0
 FLAT = 0.9
 SENT_AT_ONCE = 1000
+WARM = 20
+"""Documents for each worker of a stage before the clock starts: the processes that cut documents end while other sides have their turn."""
 START_SECONDS, END_SECONDS = 120.0, 3600.0
 # partitions: Faust gives a worker the quotient, rounded up; where that does not come out even the last gets none
 PROJECT = f"""
@@ -177,6 +179,7 @@ class Side:
 
     at: Site
     prefix: str
+    each: int
     running: Sequence[psutil.Process]
     sent: int = 0
     core_ms: list[dict[str, float]] = field(default_factory=list)
@@ -184,6 +187,8 @@ class Side:
 
     def live(self, number: int) -> float:
         """Documents a second, from the first of `number` new ones until the last record of a dataset is there; notes what they took of each worker's time, in milliseconds of a core a document."""
+        asyncio.run(pass_through(self.at, self.prefix, self.sent, self.sent + WARM * self.each))
+        self.sent += WARM * self.each
         before, began = [_cpu_seconds(process) for process in self.running], time.perf_counter()
         asyncio.run(pass_through(self.at, self.prefix, self.sent, self.sent + number))
         took = time.perf_counter() - began
@@ -212,7 +217,7 @@ def pipeline_rows(number: int, counts: Sequence[int]) -> list[Row]:
         sides: list[Side] = []
         for each in counts:
             prefix = f"by-{each}-"
-            sides.append(Side(at, prefix, stack.enter_context(workers(at, prefix, each))))
+            sides.append(Side(at, prefix, each, stack.enter_context(workers(at, prefix, each))))
         names = [f"{number} documents, {each} workers a stage" for each in counts]
         before = _kept_kib(at)
         values = take_turns({name: partial(side.live, number) for name, side in zip(names, sides, strict=True)} | {"replay": sides[0].replayed})

@@ -11,11 +11,14 @@ import httpx
 
 from loom.bench.scores import Score, constant, paired, share, tfidf
 from runtime.errors import SettingsError
+from runtime.tasks.chat import sentences
 from runtime.tasks.prompt import one_line
-from trainers.evaluate import entity_f1, macro_f1, spans
+from trainers.evaluate import entity_f1, macro_f1, spans, token_f1
 
 PARALLEL = 8
 NO_CALL = "no call"
+NEARLY = 0.8
+"""The overlap of words from which an answer is the one that was wanted."""
 Row = Mapping[str, Any]
 Hit = Callable[[Any, Any], bool]
 
@@ -27,6 +30,7 @@ class Names:
     classifier: str
     tool: str
     entities: str
+    chat: str
     labels: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
 
@@ -43,7 +47,7 @@ async def quality(rows: Sequence[Row], train: Sequence[Row], url: str, names: Na
         asker = Asker(http)
         try:
             (await http.get("/healthz")).raise_for_status()
-            return [s for make in (labels, calls, entities) for s in await make(asker, rows, train, names)]
+            return [s for make in (labels, calls, entities, answers) for s in await make(asker, rows, train, names)]
         except httpx.HTTPStatusError as error:
             raise SettingsError(f"{url}: {error.response.text}") from error
         except httpx.HTTPError as error:
@@ -177,6 +181,29 @@ async def entities(asker: Asker, rows: Sequence[Row], train: Sequence[Row], name
     scores = [Score("entity F1", mode, entity_f1(answers, wanted), None, None, len(rows)) for mode, answers in made.items()]
     scores += [share("all entities right", mode, right) for mode, right in exact.items()]
     return [*scores, paired("all entities right", "adapter over base alone", exact["adapter alone"], exact["base alone"])]
+
+
+async def answers(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names) -> list[Score]:
+    """Rows with `passage` and the `answer` that stands in it: mean overlap of words, and the answers that overlap nearly whole."""
+    rows = [row for row in rows if "answer" in row]
+    if not rows:
+        return []
+
+    def given(row: Row) -> Mapping[str, Any]:
+        return {"context": {"user_id": "current", "passage": row["passage"]}}
+
+    made = {mode: [(a or {}).get("answer", "") for a in await asker.one(adapter, rows, given)] for mode, adapter in (("adapter alone", names.chat), ("base alone", f"{names.chat}@base"))}
+    made["first sentence"] = [sentences(row["passage"])[0] for row in rows]
+    made["most words shared"] = [_nearest(row["text"], sentences(row["passage"])) for row in rows]
+    overlap = {mode: [token_f1(got, row["answer"]) for got, row in zip(found, rows, strict=True)] for mode, found in made.items()}
+    right = {mode: [value >= NEARLY for value in values] for mode, values in overlap.items()}
+    scores = [Score("answer, overlap of words", mode, sum(values) / len(values), None, None, len(rows)) for mode, values in overlap.items()]
+    scores += [share("answer is right", mode, hits) for mode, hits in right.items()]
+    return scores + [paired("answer is right", f"adapter over {mode}", right["adapter alone"], right[mode]) for mode in made if mode != "adapter alone"]
+
+
+def _nearest(question: str, said: Sequence[str]) -> str:
+    return max(said, key=lambda sentence: token_f1(sentence, question))
 
 
 def _in_one_line(text: str, entity: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,11 +16,12 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows to
 
 
 def quality(
-    test: Annotated[Path, typer.Option("--test", help="JSON lines of {text, label}, {text, calls}, {text, tools, calls} or {text, entities}.")],
+    test: Annotated[Path, typer.Option("--test", help="JSON lines of {text, label}, {text, calls}, {text, tools, calls}, {text, entities} or {text, passage, answer}.")],
     train: Annotated[Path | None, typer.Option("--train", help="Rows of the same form, or frames (.toml): what the baselines (constant, TF-IDF) are trained on.")] = None,
     classifier: Annotated[str, typer.Option("--classifier", help="Adapter that the labels are for.")] = "classifier",
     tool: Annotated[str, typer.Option("--tool", help="Adapter that the calls are for.")] = "tool",
     entities: Annotated[str, typer.Option("--entities", help="Adapter that the entities are for.")] = "ner",
+    chat: Annotated[str, typer.Option("--chat", help="Adapter that the answers are for.")] = "chat",
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -38,7 +39,7 @@ def quality(
     labels, types = (declared[name].labels if name in declared else () for name in (classifier, entities))
     rows, known = load_rows(test), load_rows(train) if train else []
     url = f"http://{settings.http_host}:{settings.http_port}"
-    _print_scores(asyncio.run(score_quality(rows, known, url, Names(classifier, tool, entities, labels, types))), as_json)
+    _print_scores(asyncio.run(score_quality(rows, known, url, Names(classifier, tool, entities, chat, labels, types))), as_json)
 
 
 def router(
