@@ -192,7 +192,7 @@ async def answers(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names
     def given(row: Row) -> Mapping[str, Any]:
         return {"context": {"user_id": "current", "passage": row["passage"]}}
 
-    made = {mode: [(a or {}).get("answer", "") for a in await asker.one(adapter, rows, given)] for mode, adapter in (("adapter alone", names.chat), ("base alone", f"{names.chat}@base"))}
+    made = {mode: [a or "" for a in await asker.one(adapter, rows, given)] for mode, adapter in (("adapter alone", names.chat), ("base alone", f"{names.chat}@base"))}
     made["first sentence"] = [sentences(row["passage"])[0] for row in rows]
     made["most words shared"] = [_nearest(row["text"], sentences(row["passage"])) for row in rows]
     overlap = {mode: [token_f1(got, row["answer"]) for got, row in zip(found, rows, strict=True)] for mode, found in made.items()}
