@@ -37,7 +37,7 @@ integration: setup
 faults: setup
 	$(BIN)/python -m pytest tests/faults
 
-# Random faults on three brokers, four minutes: LOOM_TEST_SEED and LOOM_TEST_STORM_SECONDS make other and longer ones.
+# Random faults on three brokers, twelve minutes: LOOM_TEST_SEED and LOOM_TEST_STORM_SECONDS make other and longer ones.
 cluster: setup
 	$(BIN)/python -m pytest tests/faults -m cluster -s
 

@@ -1,7 +1,7 @@
 """A cluster of three brokers under random faults: workers killed, paused, joined and ended, brokers killed and started again.
 
 What comes out is read from the start and compared with what went in: each input once, echoed or parked. Stock Faust, with its own
-commits, goes through the same and does not hold; else the faults would prove nothing. `make cluster` runs these, four minutes.
+commits, goes through the same and does not hold; else the faults would prove nothing. `make cluster` runs these.
 """
 
 from __future__ import annotations
