@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import stamina
@@ -51,19 +52,12 @@ async def run_stage(stage: Stage, record: Record, codec: Codec, prefix: str) -> 
 
 
 async def _until_made(stage: Stage, record: Record) -> Sequence[Outgoing]:
-    def is_transient(error: Exception) -> bool:
-        if isinstance(error, DEPENDENCY_DOWN):
-            log.warning("dependency.failed", error=f"{type(error).__name__}: {error}")
-            DEPENDENCY_FAILURES.labels(stage.name, type(error).__name__).inc()
-            return True
-        return False
-
     try:
         return await _made(stage, record)  # outside of stamina, which costs as much as a small record
     except DEPENDENCY_DOWN as error:
-        is_transient(error)
+        _note_transient(stage.name, error)
     await asyncio.sleep(random.uniform(0, FIRST_WAIT_SECONDS))
-    async for attempt in stamina.retry_context(on=is_transient, attempts=None, timeout=None, wait_initial=FIRST_WAIT_SECONDS, wait_max=10.0):
+    async for attempt in stamina.retry_context(on=partial(_note_transient, stage.name), attempts=None, timeout=None, wait_initial=FIRST_WAIT_SECONDS, wait_max=10.0):
         with attempt:
             return await _made(stage, record)
     raise AssertionError("stamina ends only by a return or an error")
@@ -74,3 +68,11 @@ async def _made(stage: Stage, record: Record) -> Sequence[Outgoing]:
     if big := next((o for o in outgoing if len(o.value or b"") > 4 * MAX_MESSAGE_BYTES), None):
         raise InvalidInput(f"{stage.name} made a record of {len(big.value or b'')} bytes for {big.topic}: {4 * MAX_MESSAGE_BYTES} at most")
     return outgoing
+
+
+def _note_transient(stage: str, error: Exception) -> bool:
+    if isinstance(error, DEPENDENCY_DOWN):
+        log.warning("dependency.failed", error=f"{type(error).__name__}: {error}")
+        DEPENDENCY_FAILURES.labels(stage, type(error).__name__).inc()
+        return True
+    return False
