@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from loom.bench import pipeline
 from loom.bench.pipeline import document
 from loom.embedded.kafka import free_port
 from loom.embedded.postgres import EmbeddedPostgres
@@ -46,21 +47,10 @@ from tests.support.storm import Fault, Fleet, broker_fault, storm, worker_faults
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 CODEC = Codec()
-ROOT = Path(__file__).parents[2]
 STORM_SECONDS = float(os.environ.get("LOOM_TEST_STORM_SECONDS", "150"))
 BATCHES, A_BATCH = 15, 20
 FEWEST, MOST = 2, 4
 SETTLE_SECONDS = 400
-PROJECT = f"""
-[base]
-model = "{ROOT / "models" / "base"}"
-[adapters.chat]
-task = "chat"
-result = "chat"
-min_examples = 1000000000
-utterances = ["how does it work"]
-[adapters.chat.dpo]
-"""
 OUTPUTS = ("revisions", "chunks", "examples", "datasets.cpt", "datasets.chat", "datasets.preferences")
 SENTENCE = re.compile(r"[A-Z][^.]*\.")
 A_CHUNK = Counter({"cpt": 1, "chat": 6})
@@ -130,10 +120,8 @@ class Site:
         return load_project(self.folder / "loom.toml")
 
     def environment(self, data: Path) -> Mapping[str, str]:
-        return os.environ | {
-            "LOOM_BROKER": self.cluster.address, "LOOM_DATABASE": self.postgres.url, "LOOM_OBJECTS": (self.folder / "objects").as_uri(), "LOOM_PROJECT": str(self.folder / "loom.toml"),
-            "LOOM_DATA": str(data), "LOOM_SESSION_TIMEOUT_SECONDS": "6", "LOOM_TEACHER_URL": f"http://127.0.0.1:{self.teacher.port}/v1", "LOOM_TEACHER_MODEL": "told",
-        }  # fmt: skip
+        own = {"LOOM_SESSION_TIMEOUT_SECONDS": "6", "LOOM_TEACHER_URL": f"http://127.0.0.1:{self.teacher.port}/v1", "LOOM_TEACHER_MODEL": "told"}
+        return pipeline.Site(self.cluster.address, self.postgres.url, self.folder).environment("", data) | own
 
     def fleet(self, worker: str) -> Fleet:
         return Fleet(lambda _: [sys.executable, "-m", "loom", "worker", worker], self.folder, lambda n: self.environment(self.folder / f"{worker}-{n}"), worker)
@@ -144,7 +132,7 @@ class Site:
 
 @contextmanager
 def site(folder: Path) -> Iterator[Site]:
-    (folder / "loom.toml").write_text(PROJECT)
+    (folder / "loom.toml").write_text(pipeline.PROJECT + "[adapters.chat.dpo]\n")
     cluster, teacher = Cluster(folder), Teacher()
     with ExitStack() as stack:
         postgres = stack.enter_context(running_postgres())
@@ -237,10 +225,7 @@ def accounted(at: Site, sent: list[Document]) -> dict[str, int]:
     revisions = {(r.doc_id, r.revision) for r in (CODEC.decode(Revision, record.value) for record in at.read("revisions"))}
     assert revisions == {(d.doc_id, d.revision) for d in sent}
 
-    chunks: dict[str, Chunk] = {}
-    for record in at.read("chunks"):
-        chunk = CODEC.decode(Chunk, record.value)
-        chunks[chunk.chunk_id] = chunk
+    chunks = {chunk.chunk_id: chunk for chunk in (CODEC.decode(Chunk, record.value) for record in at.read("chunks"))}
     standing = {chunk_id: chunk for chunk_id, chunk in chunks.items() if chunk.status is not ChunkStatus.WITHDRAWN}
     wanted = asyncio.run(texts(at, sent))
     assert standing.keys() == wanted.keys()
@@ -251,10 +236,7 @@ def accounted(at: Site, sent: list[Document]) -> dict[str, int]:
     assert all(len(live.intersection(same)) == 1 for same in by_text.values())
     assert all(chunk.twin_id in live for chunk in standing.values() if chunk.status is ChunkStatus.DUPLICATE)
 
-    examples: dict[str, Example] = {}
-    for record in at.read("examples"):
-        example = CODEC.decode(Example, record.value)
-        examples[example.example_id] = example
+    examples = {example.example_id: example for example in (CODEC.decode(Example, record.value) for record in at.read("examples"))}
     kept = {example_id: e for example_id, e in examples.items() if e.status is ExampleStatus.KEPT}
     assert [(e.doc_id, e.prompt_version, e.reason) for e in examples.values() if e.status is ExampleStatus.REJECTED] == []
     made: dict[str, Counter[str]] = {}
