@@ -138,10 +138,10 @@ class Service:
         """JSON output and confidence. Raises ValueError or InvalidInput when there is no valid one."""
         everything = allowed(declared, request.tools, offer)
         given = task_input(everything.task, intent.text, request.context)
-        (spec,) = await asyncio.to_thread(self._shortlist.narrow, everything, [given])
-        ids = prompt_ids(self._tokenizer, ask(spec, given))
-        made = await engine.generate(ids, engine_name, grammar(spec, given), MAX_TOKENS[spec.task])
-        return canonical_json(answer(spec, made.text, given)), made.confidence
+        ((spec, shown),) = await asyncio.to_thread(self._shortlist.narrow, everything, [given])
+        ids = prompt_ids(self._tokenizer, ask(spec, shown))
+        made = await engine.generate(ids, engine_name, grammar(spec, shown), MAX_TOKENS[spec.task])
+        return canonical_json(answer(spec, made.text, shown)), made.confidence
 
     def _complete(self, request: Request, intents: Sequence[Intent], results: Sequence[tuple[str, Result]]) -> Answer:
         """The last word: unknown when only adapters that see every message answered."""

@@ -91,7 +91,7 @@ class Adapter(_Table):
     context: dict[str, str] = Field(default_factory=dict, description="Only for `tool`: what applications send beside each message, with values such as theirs; a teacher's examples have it.")
     utterances: tuple[str, ...] = Field(default=(), description="Examples of messages that it is for.")
     teach: bool = Field(default=True, description="A teacher makes examples for it from documents; else it learns from labels alone.")
-    shortlist: int = Field(default=4, ge=1, description="Only for `tool`: of more tools than this, a prompt shows those that are nearest to the message.")
+    shortlist: int = Field(default=4, ge=1, description="Of more tools than this a prompt shows those that are nearest to the message; of a passage to quote, so many of the sentences that are nearest to the question.")
     threshold: float = Field(default=0.5, ge=-1, le=1, description="Cosine below which the router does not choose it.")
     whole_message: bool = Field(default=False, description="It answers the message as a whole, whatever its clauses are about.")
     min_examples: int = Field(default=200, ge=1, description="New training examples that start a run.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from runtime.encoder import minilm
 from runtime.project import Adapter
 from runtime.tasks.prompt import completion_ids, load_tokenizer, prompt_ids
 from runtime.tasks.samples import TaskSpec, render, render_pair
-from runtime.tasks.shortlist import Shortlist
+from runtime.tasks.shortlist import Shortlist, Shown
 from schemas.events import Split
 from trainers import dpo, sft
 from trainers.artifact import Made
@@ -39,7 +40,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     held_out = list(islice((a for a in _ask(spec, rows, shortlist) if len(prompt_ids(tokenizer, a.prompt)) <= adapter.recipe.max_tokens), MAX_HELD_OUT))
     known = [row for row in rows if row.split is Split.TRAIN]
     single = [row for row in known if not row.is_pair]
-    learnt = [Asked(own, row) for own, row in zip(_offers(spec, single, shortlist), single, strict=True)]
+    learnt = _offers(spec, single, shortlist)
     learn = [_tokens(one.spec, one.row, tokenizer, adapter.recipe.seed) for one in learnt]
     model = sft.train(base, learn, adapter.recipe, folder / "sft", progress)
     candidate = evaluate(model, tokenizer, spec, held_out)
@@ -47,8 +48,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
         alone = evaluate(model, tokenizer, spec, held_out)
     metric, chosen = candidate.metric, folder / "sft"
     metrics: dict[str, float] = {}
-    preferred = [row for row in known if row.is_pair]
-    pairs = [_pair(own, row, tokenizer, adapter.recipe.seed) for own, row in zip(_offers(spec, preferred, shortlist), preferred, strict=True)]
+    pairs = [_pair(one.spec, one.row, tokenizer, adapter.recipe.seed) for one in _offers(spec, [row for row in known if row.is_pair], shortlist)]
     serving = None
     if live:
         model = _with_adapter(base, live)
@@ -86,14 +86,24 @@ def _with_adapter(base: str, folder: Path) -> PeftModel:
 def _ask(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist) -> list[Asked]:
     """The held-out examples, each with what serving would put on offer."""
     held_out = [row for row in rows if row.split is Split.EVALUATION and not row.is_pair]
-    specs = shortlist.narrow(spec, [row.body["input"] for row in held_out])
-    return [Asked(own, row) for own, row in zip(specs, held_out, strict=True)]
+    return _shown(held_out, shortlist.narrow(spec, [row.body["input"] for row in held_out]))
 
 
-def _offers(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist) -> list[TaskSpec]:
-    """What is on offer in each training example: as in serving, and what its answers name."""
-    named = [{call["tool"] for part in ("output", "rejected") for call in row.body.get(part, {}).get("calls", ())} for row in rows]
-    return shortlist.narrow(spec, [row.body["input"] for row in rows], named)
+def _offers(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist) -> list[Asked]:
+    """Training examples, each with what is on offer in serving, and what its answers name."""
+    return _shown(rows, shortlist.narrow(spec, [row.body["input"] for row in rows], [_named(spec, row.body) for row in rows]))
+
+
+def _named(spec: TaskSpec, body: Mapping[str, Any]) -> set[str]:
+    """The tools, or the answers, in an example's right and rejected outputs."""
+    outputs = [body[part] for part in ("output", "rejected") if part in body]
+    if spec.task == "chat":
+        return {output["answer"] for output in outputs}
+    return {call["tool"] for output in outputs for call in output.get("calls", ())}
+
+
+def _shown(rows: Sequence[Row], shown: Sequence[Shown]) -> list[Asked]:
+    return [Asked(spec, replace(row, body={**row.body, "input": given})) for row, (spec, given) in zip(rows, shown, strict=True)]
 
 
 def _tokens(spec: TaskSpec, row: Row, tokenizer: Any, seed: int) -> sft.Tokens:

@@ -24,7 +24,7 @@ Body = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """What a task may answer: labels or entity types, tools (so many of them a message, 0 for all), quotes alone."""
+    """What a task may answer: labels or entity types, tools, quotes alone; a prompt shows `shortlist` tools or sentences to quote, 0 for all."""
 
     task: str
     labels: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
-"""Which of many tools a prompt shows: those whose examples are nearest to the message.
+"""What a prompt shows of much: the tools whose examples are nearest to a message, the sentences of a passage that are nearest to a question.
 
-Short prompts are read better and faster; the adapter still decides, among tools in an order that says nothing of their
-nearness. The same in training, evaluation and serving.
+Short prompts are read better and faster. Tools stand in an order that says nothing of their nearness; sentences that may be quoted
+stand with the nearest first, which is for the adapter to learn from. The same in training, evaluation and serving.
 """
 
 from __future__ import annotations
@@ -13,10 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.tasks import chat
+from runtime.tasks.prompt import one_line
 from runtime.tasks.samples import TaskSpec
 from runtime.tasks.tool import Tool
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
+Shown = tuple[TaskSpec, Mapping[str, Any]]
+"""What is on offer, and the input as the prompt shows it."""
+MAX_SENTENCES = 512
+"""Of one passage: a few seconds of the encoder."""
 
 
 class Shortlist:
@@ -26,21 +32,45 @@ class Shortlist:
         self._encode = encode
         self._known: dict[tuple[str, ...], NDArray[np.float32]] = {}
 
-    def narrow(self, spec: TaskSpec, inputs: Sequence[Mapping[str, Any]], keep: Sequence[Collection[str]] | None = None) -> list[TaskSpec]:
-        """`spec` for each input of its task, with the `spec.shortlist` tools that are nearest to the message, in their declared order.
+    def narrow(self, spec: TaskSpec, inputs: Sequence[Mapping[str, Any]], keep: Sequence[Collection[str]] | None = None) -> list[Shown]:
+        """`spec` and each input of its task, cut down to `spec.shortlist` tools in their declared order, or to as many sentences to quote, the nearest first.
 
-        Tools named in `keep[i]` are all among them, which training needs: an answer must be on offer.
+        What `keep[i]` names, tools or answers, is on offer in any case, which training needs.
+
+        Raises:
+            ValueError: a passage has more than MAX_SENTENCES sentences, or an input is not of its task.
         """
-        if spec.task != "tool" or not 0 < spec.shortlist < len(spec.tools) or not inputs:
-            return [spec] * len(inputs)
+        if not spec.shortlist or not inputs:
+            return [(spec, given) for given in inputs]
+        keep = keep or [()] * len(inputs)
+        if spec.task == "tool" and spec.shortlist < len(spec.tools):
+            return self._nearest_tools(spec, inputs, keep)
+        if spec.task == "chat" and spec.quote:
+            return self._nearest_sentences(spec, inputs, keep)
+        return [(spec, given) for given in inputs]
+
+    def _nearest_tools(self, spec: TaskSpec, inputs: Sequence[Mapping[str, Any]], keep: Sequence[Collection[str]]) -> list[Shown]:
         messages = self._encode([str(given["message"]) for given in inputs])
         nearness = np.stack([(messages @ self._examples(tool).T).max(axis=1) for tool in spec.tools], axis=1)
-        return [self._narrow(spec, near, keep[i] if keep else ()) for i, near in enumerate(nearness)]
+        shown = [_nearest(near, spec.shortlist, [tool.name in kept for tool in spec.tools]) for near, kept in zip(nearness, keep, strict=True)]
+        return [(replace(spec, tools=tuple(spec.tools[i] for i in sorted(places))), given) for places, given in zip(shown, inputs, strict=True)]
 
-    def _narrow(self, spec: TaskSpec, near: NDArray[np.float32], keep: Collection[str]) -> TaskSpec:
-        order = sorted(range(len(spec.tools)), key=lambda i: (spec.tools[i].name not in keep, -near[i]))
-        shown = max(spec.shortlist, len(keep))
-        return replace(spec, tools=tuple(spec.tools[i] for i in sorted(order[:shown])))
+    def _nearest_sentences(self, spec: TaskSpec, inputs: Sequence[Mapping[str, Any]], keep: Sequence[Collection[str]]) -> list[Shown]:
+        said = [_sentences(given) for given in inputs]
+        asked = [_asked(given) for given in inputs]
+        texts = list(dict.fromkeys([*asked, *(sentence for sentences in said for sentence in sentences)]))
+        place = {text: i for i, text in enumerate(texts)}
+        vectors = self._encode(texts)
+
+        def cut_down(given: Mapping[str, Any], question: str, sentences: Sequence[str], kept: Collection[str]) -> Mapping[str, Any]:
+            if not sentences:
+                return given
+            near = vectors[[place[sentence] for sentence in sentences]] @ vectors[place[question]]
+            answers = [one_line(answer) for answer in kept]
+            places = _nearest(near, spec.shortlist, [any(s in answer or answer in s for answer in answers) for s in sentences])
+            return {**given, "passage": " ".join(sentences[i] for i in sorted(places, key=lambda i: -near[i]))}
+
+        return [(spec, cut_down(*one)) for one in zip(inputs, asked, said, keep, strict=True)]
 
     def _examples(self, tool: Tool) -> NDArray[np.float32]:
         """Vectors of what the tool is for: (examples, dimensions)."""
@@ -48,3 +78,27 @@ class Shortlist:
         if texts not in self._known:
             self._known[texts] = self._encode(texts)
         return self._known[texts]
+
+
+def _nearest(near: NDArray[np.float32], count: int, kept: Sequence[bool]) -> list[int]:
+    """The places of what is kept, then of the nearest others, `count` in all or as many as are kept."""
+    order = sorted(range(len(near)), key=lambda i: (not kept[i], -near[i]))
+    return order[: max(count, sum(kept))]
+
+
+def _sentences(given: Mapping[str, Any]) -> list[str]:
+    """The sentences of an input's passage. Raises ValueError where there are too many."""
+    sentences = chat.sentences(str(given.get("passage") or ""))
+    if len(sentences) > MAX_SENTENCES:
+        raise ValueError(f"the passage has {len(sentences)} sentences, {MAX_SENTENCES} at most")
+    return sentences
+
+
+def _asked(given: Mapping[str, Any]) -> str:
+    """The question, behind the one that it may lean on.
+
+    Raises:
+        ValueError: the history is no list of turns.
+    """
+    prompt = chat.render_prompt(str(given["question"]), history=given.get("history", ()))
+    return " ".join([*(question for question, _ in prompt.history[-1:]), prompt.user])
