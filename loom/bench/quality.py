@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import numpy as np
 
 from loom.bench.scores import Score, constant, paired, share, tfidf
+from runtime.encoder import minilm
 from runtime.errors import SettingsError
 from runtime.tasks.chat import sentences
 from runtime.tasks.prompt import one_line
@@ -194,7 +196,8 @@ async def answers(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names
 
     made = {mode: [a or "" for a in await asker.one(adapter, rows, given)] for mode, adapter in (("adapter alone", names.chat), ("base alone", f"{names.chat}@base"))}
     made["first sentence"] = [sentences(row["passage"])[0] for row in rows]
-    made["most words shared"] = [_nearest(row["text"], sentences(row["passage"])) for row in rows]
+    made["most words shared"] = [_most_shared(row["text"], sentences(row["passage"])) for row in rows]
+    made["nearest by MiniLM"] = await asyncio.to_thread(lambda: [_nearest(row["text"], sentences(row["passage"])) for row in rows])
     overlap = {mode: [token_f1(got, row["answer"]) for got, row in zip(found, rows, strict=True)] for mode, found in made.items()}
     right = {mode: [value >= NEARLY for value in values] for mode, values in overlap.items()}
     scores = [Score("answer, overlap of words", mode, sum(values) / len(values), None, None, len(rows)) for mode, values in overlap.items()]
@@ -202,8 +205,14 @@ async def answers(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names
     return scores + [paired("answer is right", f"adapter over {mode}", right["adapter alone"], right[mode]) for mode in made if mode != "adapter alone"]
 
 
-def _nearest(question: str, said: Sequence[str]) -> str:
+def _most_shared(question: str, said: Sequence[str]) -> str:
     return max(said, key=lambda sentence: token_f1(sentence, question))
+
+
+def _nearest(question: str, said: Sequence[str]) -> str:
+    """The sentence whose vector is nearest: what a prompt of an adapter that quotes shows first."""
+    asked, *vectors = minilm().encode([question, *said])
+    return said[int(np.argmax(np.stack(vectors) @ asked))]
 
 
 def _in_one_line(text: str, entity: Mapping[str, Any]) -> dict[str, Any]:
