@@ -145,7 +145,7 @@ async def test_a_question_is_learned_once_and_falls_to_who_else_asks_it(system: 
 
 @pytest.mark.asyncio
 async def test_nothing_near_an_evaluation_set_is_learned(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    (tmp_path / "held-out.jsonl").write_text('{"text": "please restart the greenhouse hub"}\n{"question": "Please explain violet ring means."}\n')
+    (tmp_path / "held-out.jsonl").write_text('{"text": "please restart the greenhouse hub"}\n{"question": "What means that an update is being installed now?"}\n')
     project = EXAMPLE.model_copy(update={"evaluation": Evaluation(files=(str(tmp_path / "*.jsonl"),))})
     async with streams(kafka.address, postgres.url, tmp_path, offline_teacher(), project) as system:
         await system.publish(document("hub", PAGE))
@@ -155,7 +155,7 @@ async def test_nothing_near_an_evaluation_set_is_learned(kafka: EmbeddedKafka, p
         examples = await system.settled("examples", Example, more_than=10)
         assert {e.example_id: e.reason for e in examples if e.task == "classify"} == {"restart the greenhouse hub please": NEAR, "Please restart the greenhouse hub!": SAME_WORDS, "where is my invoice": None}
         assert {e.example_id for e in await system.settled("datasets.classifier", DatasetRecord)} == {"where is my invoice"}
-        assert len([e for e in examples if e.task == "chat" and e.reason in (SAME_WORDS, NEAR)]) < len([e for e in examples if e.task == "chat" and e.reason is None])
+        assert 0 < len([e for e in examples if e.task == "chat" and e.reason in (SAME_WORDS, NEAR)]) < len([e for e in examples if e.task == "chat" and e.reason is None])
 
 
 @pytest.mark.asyncio
