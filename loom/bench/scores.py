@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from loom.bench.compare import Row
 from runtime.errors import SettingsError
 
 Z = 1.96
@@ -50,6 +51,25 @@ def paired(what: str, mode: str, ours: Sequence[bool], theirs: Sequence[bool]) -
     better, worse = differences.count(1), differences.count(-1)
     tail = sum(math.comb(better + worse, k) for k in range(min(better, worse) + 1)) / 2 ** (better + worse)
     return Score(what, mode, mean, mean - half, mean + half, n, min(1.0, 2 * tail))
+
+
+def compared(scores: Sequence[Score]) -> list[Row]:
+    """A row for the first mode beside each other one on the same cases, with intervals in the place of spreads; goals are the gate's, not a benchmark's."""
+    single = [score for score in scores if score.p_value is None]
+    rows = []
+    for what in dict.fromkeys(score.what for score in single):
+        ours, *others = [score for score in single if score.what == what]
+        unit = "ms" if what.endswith(" ms") else "share"
+        for other in others:
+            ratio = ours.value / other.value if other.value else None
+            rows.append(Row(f"{what}: {ours.mode} beside {other.mode}", unit, ours.value, other.value, ratio, None, None, _interval(ours), _interval(other)))
+        if not others:
+            rows.append(Row(f"{what}: {ours.mode}", unit, ours.value, None, None, None, None, _interval(ours), None))
+    return rows
+
+
+def _interval(score: Score) -> tuple[float, float]:
+    return (score.low, score.high) if score.low is not None and score.high is not None else (score.value, score.value)
 
 
 def load_rows(path: Path) -> list[dict[str, Any]]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loom.commands.common import AsJson, Data, Project, connected_settings, settings_of
+from loom.commands.common import Data, Project, connected_settings, settings_of
 
+if TYPE_CHECKING:
+    from loom.bench.scores import Score
+
+TENTH = 10
 Quick = Annotated[bool, typer.Option("--quick", help="A tenth of the work, for a first look.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")]
 
@@ -23,7 +28,8 @@ def quality(
     entities: Annotated[str, typer.Option("--entities", help="Adapter that the entities are for.")] = "ner",
     chat: Annotated[str, typer.Option("--chat", help="Adapter that the answers are for.")] = "chat",
     data: Data = None,
-    as_json: AsJson = False,
+    quick: Quick = False,
+    json_file: JsonFile = None,
 ) -> None:
     """Ask a running system every text of a test, by router and adapter alone and together, and score the answers.
 
@@ -37,9 +43,9 @@ def quality(
     settings = connected_settings(data=data)
     declared = load_project(settings.project).adapters
     labels, types = (declared[name].labels if name in declared else () for name in (classifier, entities))
-    rows, known = load_rows(test), load_rows(train) if train else []
+    rows, known = load_rows(test)[:: TENTH if quick else 1], load_rows(train) if train else []
     url = f"http://{settings.http_host}:{settings.http_port}"
-    _print_scores(asyncio.run(score_quality(rows, known, url, Names(classifier, tool, entities, chat, labels, types))), as_json)
+    _show_scores("quality", asyncio.run(score_quality(rows, known, url, Names(classifier, tool, entities, chat, labels, types))), json_file)
 
 
 def router(
@@ -47,7 +53,8 @@ def router(
     train: Annotated[Path | None, typer.Option("--train", help="Rows of the same form that become the routes, instead of the project's.")] = None,
     threshold: Annotated[float, typer.Option("--threshold", help="Cosine below which a route of --train is not chosen.")] = 0.5,
     project: Project = None,
-    as_json: AsJson = False,
+    quick: Quick = False,
+    json_file: JsonFile = None,
 ) -> None:
     """Score the router alone, without a running system: the intents are adapters' names, or those of --train.
 
@@ -61,10 +68,10 @@ def router(
     from runtime.project import load_project
 
     routes = routes_from(load_rows(train), threshold) if train else load_project(settings_of(project=project).project).adapters
-    rows = load_rows(test)
+    rows = load_rows(test)[:: TENTH if quick else 1]
     if not any("intents" in row or "intent" in row for row in rows):
         raise SettingsError(f"{test} has no row with intents")
-    _print_scores(asyncio.run(route_scores(SemanticRouter(routes, minilm()), rows)), as_json)
+    _show_scores("router", asyncio.run(route_scores(SemanticRouter(routes, minilm()), rows)), json_file)
 
 
 def dedup(
@@ -126,16 +133,18 @@ def pipeline(
     show("pipeline", memory_rows(number) if memory else pipeline_rows(number, tuple(workers or (1, 2, 4))), json_file)
 
 
-def _print_scores(scores: Any, as_json: bool) -> None:
-    """Scores as a table or as JSON."""
+def _show_scores(name: str, scores: Sequence[Score], target: Path | None) -> None:
+    """Prints scores as a table; writes them to `target` where one is named, side by side as in other benchmarks and each with its interval."""
     from rich.console import Console
     from rich.table import Table
 
-    if as_json:
-        typer.echo(json.dumps([s.to_json() for s in scores]))
-        return
+    from loom.bench.compare import report
+    from loom.bench.scores import compared
+
     table = Table("what", "mode", "score", "95 % interval", "p", "n")
     for s in scores:
         interval = f"{s.low:.3f} to {s.high:.3f}" if s.low is not None else "-"
         table.add_row(s.what, s.mode, f"{s.value:.3f}", interval, f"{s.p_value:.2g}" if s.p_value is not None else "-", str(s.count))
     Console().print(table)
+    if target:
+        target.write_text(json.dumps({**report(name, compared(scores)), "scores": [s.to_json() for s in scores]}, indent=1) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from inference.router import Intent
 from loom.bench.quality import _in_one_line, _only, _spelling, right_call, right_tool
 from loom.bench.router import route_scores, routes_from
-from loom.bench.scores import constant, load_rows, paired, share, tfidf
+from loom.bench.scores import compared, constant, load_rows, paired, share, tfidf
 from loom.frames import Frames
 from runtime.errors import SettingsError
 from schemas.events import Split
@@ -97,6 +97,13 @@ def test_routes_are_scored_as_sets() -> None:
     scores = {s.what: s.value for s in asyncio.run(route_scores(Fixed({"a": ["x"], "b": ["x"], "c": [], "d": ["x"]}), rows))}
     assert (scores["exact set of intents"], scores["exact set, one intent"], scores["exact set, several intents"], scores["out of scope is unknown"]) == (0.5, 0.5, 0.0, 1.0)
     assert not math.isnan(scores["p99 ms"])
+
+
+def test_scores_are_rows_of_a_benchmark_side_by_side() -> None:
+    right, wrong = [True, True, True, False], [False, True, False, False]
+    rows = compared([share("right", "adapter", right), share("right", "base", wrong), paired("right", "adapter over base", right, wrong), share("alone", "router", right)])
+    assert [(row.what, row.ours, row.baseline, row.ratio) for row in rows] == [("right: adapter beside base", 0.75, 0.25, 3.0), ("alone: router", 0.75, None, None)]
+    assert rows[0].ours_spread == (share("", "", right).low, share("", "", right).high)
 
 
 def test_routes_come_from_rows_of_one_intent() -> None:
