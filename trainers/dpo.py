@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from runtime.project import Dpo, Recipe
 from runtime.tasks.prompt import load_tokenizer
 from trainers.base_model import load_model
+from trainers.checkpoints import keep, saver, train_on
+from trainers.order import training_order
 from trainers.sft import Progress, common_arguments, reporter
 
 if TYPE_CHECKING:
@@ -37,17 +39,20 @@ def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: 
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
             return dataset
 
+        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+            return order
+
     fitting = [pair for pair in pairs if len(pair[0]) + max(len(pair[1]), len(pair[2])) <= recipe.max_tokens]
     columns = {name: [pair[i] for pair in fitting] for i, name in enumerate(("prompt_ids", "chosen_ids", "rejected_ids"))}
+    order = training_order([len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in fitting], BATCH, len(fitting), recipe.seed)
     model = PeftModel.from_pretrained(load_model(base), str(adapter), is_trainable=True)
     arguments = DPOConfig(
         **common_arguments(folder, recipe, BATCH, CPU_ROWS), num_train_epochs=1, learning_rate=dpo.learning_rate, beta=dpo.beta,
         loss_type=["sigmoid", "sft"], loss_weights=[1.0, dpo.sft_weight], max_length=recipe.max_tokens,
     )  # fmt: skip
-    trainer = OurTokens(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), callbacks=[reporter(progress)])
-    trainer.train()
-    trained = trainer.model
+    trainer = OurTokens(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), callbacks=[reporter(progress), saver()])
+    trained = train_on(trainer, folder)
     assert isinstance(trained, PeftModel)
     trained.delete_adapter("ref")
-    trained.save_pretrained(folder, safe_serialization=True)
+    keep(trained, folder)
     return trained

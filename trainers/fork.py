@@ -20,6 +20,7 @@ from schemas.events import Split
 from trainers import dpo, sft
 from trainers.artifact import Made
 from trainers.base_model import give_memory_back, load_model
+from trainers.checkpoints import is_kept
 from trainers.evaluate import Asked, by_book, evaluate
 from trainers.gate import judge
 from trainers.mistakes import own_mistakes
@@ -42,7 +43,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     single = [row for row in known if not row.is_pair]
     learnt = _offers(spec, single, shortlist)
     learn = [_tokens(one.spec, one.row, tokenizer, adapter.recipe.seed) for one in learnt]
-    model = sft.train(base, learn, adapter.recipe, folder / "sft", progress)
+    model = _with_adapter(base, folder / "sft") if is_kept(folder / "sft") else sft.train(base, learn, adapter.recipe, folder / "sft", progress)
     candidate = evaluate(model, tokenizer, spec, held_out)
     with model.disable_adapter():
         alone = evaluate(model, tokenizer, spec, held_out)
@@ -61,7 +62,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     del model
     if adapter.dpo and pairs:
         give_memory_back()
-        aligned = dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", progress)
+        aligned = _with_adapter(base, folder / "dpo") if is_kept(folder / "dpo") else dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", progress)
         give_memory_back()
         after = evaluate(aligned, tokenizer, spec, held_out)
         metrics |= {f"sft_{metric}": candidate.score, f"dpo_{metric}": after.score, "pairs": float(len(pairs))}

@@ -83,16 +83,16 @@ def execute(spec: RunSpec, report: Report) -> Outcome:
     Raises:
         LoomError: the data or the base are not what they should be.
     """
-    folder = spec.scratch / spec.run_id
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    rows = read_rows(spec)
-    base = _base(spec)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1" if Path(base).exists() else "0")
-    made = _make(spec, base, rows, folder, report)
-    outcome = _patiently(lambda: _publish(spec, made, base, rows, folder))
-    shutil.rmtree(folder)
-    return outcome
+    folder = spec.scratch / spec.run_id  # what an earlier attempt left is gone on from
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        rows = read_rows(spec)
+        base = _base(spec)
+        os.environ.setdefault("HF_HUB_OFFLINE", "1" if Path(base).exists() else "0")
+        made = _make(spec, base, rows, folder, report)
+        return _patiently(lambda: _publish(spec, made, base, rows, folder))
+    finally:  # not where a signal ends the process
+        shutil.rmtree(folder)
 
 
 def read_rows(spec: RunSpec) -> list[Row]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from runtime.project import Recipe
 from runtime.tasks.prompt import load_tokenizer
 from trainers.base_model import load_model
+from trainers.checkpoints import FOLDER, keep, saver, train_on
+from trainers.order import training_order
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -30,7 +32,7 @@ MAX_CPU_ROWS = 8
 def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progress: Progress) -> PeftModel:
     """An adapter for `base` trained on (prompt ids, completion ids) rows; saved to `folder` as PEFT does.
 
-    `progress(step, steps, loss)` is called now and then. Rows over `recipe.max_tokens` are left out.
+    Goes on from the last checkpoint in `folder`, where one is. `progress(step, steps, loss)` is called now and then. Rows over `recipe.max_tokens` are left out.
     """
     import torch
     from datasets import Dataset
@@ -39,6 +41,9 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progr
 
     class CompletionLoss(SFTTrainer):
         """Cross entropy as the model computes it, with logits for completion tokens alone: prompts are twenty times as long."""
+
+        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+            return order
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
             base = model.get_base_model()
@@ -52,18 +57,18 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progr
     fitting = [(prompt, completion) for prompt, completion in rows if len(prompt) + len(completion) <= recipe.max_tokens]
     columns = {"input_ids": [p + c for p, c in fitting], "labels": [[IGNORED] * len(p) + c for p, c in fitting]}
     steps = min(recipe.max_steps, max(1, round(recipe.epochs * len(fitting) / recipe.batch_size)))
+    order = training_order([len(row) for row in columns["input_ids"]], recipe.batch_size, steps * recipe.batch_size, recipe.seed)
     arguments = SFTConfig(
         **common_arguments(folder, recipe, recipe.batch_size, MAX_CPU_ROWS), max_steps=steps, learning_rate=recipe.learning_rate, max_length=recipe.max_tokens,
-        train_sampling_strategy="group_by_length", packing=False, pad_to_multiple_of=WIDTH_TOKENS,
+        packing=False, pad_to_multiple_of=WIDTH_TOKENS,
     )  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = CompletionLoss(
-        model=load_model(base), args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora, callbacks=[reporter(progress)],
+        model=load_model(base), args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora, callbacks=[reporter(progress), saver()],
     )  # fmt: skip
-    trainer.train()
-    trained = trainer.model
+    trained = train_on(trainer, folder)
     assert isinstance(trained, PeftModel)
-    trained.save_pretrained(folder, safe_serialization=True)
+    keep(trained, folder)
     return trained
 
 
@@ -74,7 +79,7 @@ def common_arguments(folder: Path, recipe: Recipe, batch: int, cpu_rows: int) ->
     at_once = batch if torch.cuda.is_available() else max(n for n in range(1, cpu_rows + 1) if batch % n == 0)
     return {
         "per_device_train_batch_size": at_once, "gradient_accumulation_steps": batch // at_once,
-        "output_dir": str(folder / "checkpoints"), "lr_scheduler_type": "cosine", "warmup_steps": 10, "weight_decay": 0.0, "logging_steps": 10, "save_strategy": "no",
+        "output_dir": str(folder / FOLDER), "save_total_limit": 1, "lr_scheduler_type": "cosine", "warmup_steps": 10, "weight_decay": 0.0, "logging_steps": 10, "save_strategy": "no",
         "report_to": "none", "seed": recipe.seed, "data_seed": recipe.seed, "bf16": True, "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": False,
         "disable_tqdm": True, "dataloader_num_workers": 0,
     }  # fmt: skip

@@ -1,6 +1,6 @@
 """The trainer's shell: takes requested runs in order, carries each out in a process of its own, says how it goes.
 
-State is what `training-runs` says: a run without a last word is carried out again after a crash, under the same id.
+State is what `training-runs` says: a run without a last word is gone on with after a crash, under the same id, from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from trainers.run import Outcome, Progress, RunSpec, child
 
 log = structlog.get_logger()
 STAGE = "trainer"
+ATTEMPTS = 3
+"""A process that is killed, of too little memory perhaps, is started again so often, and goes on from its last checkpoint."""
 
 
 class Trainer:
@@ -93,6 +95,17 @@ class Trainer:
             return
         log.info("run.started", run_id=run.run_id, adapter=run.adapter)
         await self._say(replace(run, status=RunStatus.STARTED, ranges=()))
+        for attempt in range(1, ATTEMPTS + 1):
+            last, exit_code = await self._attempt(run, spec, stop)
+            if stop.is_set():
+                return
+            if exit_code >= 0 or isinstance(last, (Outcome, str)) or attempt == ATTEMPTS:
+                break
+            log.warning("run.died", run_id=run.run_id, adapter=run.adapter, signal=-exit_code, attempt=attempt)
+        await self._conclude(run, last, exit_code)
+
+    async def _attempt(self, run: TrainingRun, spec: RunSpec, stop: asyncio.Event) -> tuple[Any, int]:
+        """The last word of a process that carries the run out, and its exit code, which is below zero where a signal ended it."""
         ours, theirs = self._processes.Pipe(duplex=False)
         process = self._processes.Process(target=child, args=(spec, theirs), name=f"run-{run.run_id[:8]}", daemon=True)
         await asyncio.to_thread(process.start)
@@ -114,8 +127,7 @@ class Trainer:
             if stop.is_set():
                 process.terminate()
             await asyncio.to_thread(process.join)
-        if not stop.is_set():
-            await self._conclude(run, last, process.exitcode)
+        return last, process.exitcode or 0
 
     async def _conclude(self, run: TrainingRun, last: Any, exit_code: int | None) -> None:
         """The version first, then the run's last word, in one transaction."""

@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
-from loom.replay import Rebuilt, Report, replay_system
+from loom.replay import Rebuilt, ReplayEnded, Report, replay_system
 from runtime.errors import SettingsError
 from runtime.project import load_project
 from runtime.settings import Settings, load_settings
@@ -125,6 +126,23 @@ async def test_what_has_changed_since_is_told(system: System, settings: Settings
     assert by_name(report)["chat"].same  # the teacher's words are on the topic
     assert report.counts["copies_lost"] == 3
     assert report.counts["cut_otherwise"] == report.counts["chunks"] - 1  # all but the forgotten one, which nobody can cut
+
+
+@pytest.mark.asyncio
+async def test_a_replay_whose_process_dies_ends_with_the_way_out(system: System, settings: Settings) -> None:
+    await system.publish(document("lamp", LAMP))
+    await system.settled("datasets.chat", DatasetRecord, 4)
+
+    def kill(phase: str, done: int, of: int) -> None:
+        if done == 1:
+            for child in psutil.Process().children():
+                if any("spawn_main" in part for part in child.cmdline()):
+                    child.kill()
+
+    with pytest.raises(ReplayEnded, match="start it again under another name"):
+        await replay_system(settings, "one", kill)
+    again = await replay_system(settings, "two", lambda *_: None)
+    assert all(dataset.same for dataset in again.datasets), again
 
 
 TABLES = {

@@ -1,0 +1,41 @@
+"""A training that is killed goes on from its last checkpoint, and ends where it would have ended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.support.training import STEPS
+from trainers.checkpoints import WEIGHTS
+
+TOLERANCE = 1e-6
+
+
+def training(kind: str, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "tests.support.training", kind, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def steps_of(run: subprocess.Popen[str]) -> list[int]:
+    out, _ = run.communicate()
+    assert run.returncode == 0
+    return [int(line) for line in out.splitlines() if line.isdigit()]
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_it_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
+    with training(kind, tmp_path / "killed") as run:
+        assert run.stdout is not None
+        while (line := run.stdout.readline()).strip() != "10":
+            assert line
+        run.kill()
+    assert steps_of(training(kind, tmp_path / "killed")) == list(range(20, STEPS + 1, 10))
+    assert steps_of(training(kind, tmp_path / "whole")) == list(range(10, STEPS + 1, 10))
+    ours, theirs = (load_file(tmp_path / name / kind / WEIGHTS) for name in ("killed", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours) <= TOLERANCE
+    assert any(float(np.abs(weights).max()) > 0 for name, weights in ours.items() if "lora_B" in name)

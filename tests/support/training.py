@@ -1,0 +1,33 @@
+"""A training in a process of its own: `python -m tests.support.training sft|dpo FOLDER`. It says each tenth step, and keeps a checkpoint at every one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from runtime.project import Dpo, Recipe
+from runtime.tasks.prompt import load_tokenizer
+from trainers import checkpoints, dpo, sft
+
+BASE = str(Path(__file__).parents[2] / "models/base")
+STEPS = 30
+
+
+def said(step: int, steps: int, loss: float) -> None:
+    print(step, flush=True)
+
+
+def main(kind: str, folder: Path) -> None:
+    checkpoints.EVERY_SECONDS = 0.0
+    tokenizer = load_tokenizer(BASE)
+    texts = [(f"item {i} of {'many ' * (i % 7)}:", f" good {i}", f" poor {i}") for i in range(240)]
+    pairs = [(tokenizer.encode(prompt), tokenizer.encode(chosen), tokenizer.encode(rejected)) for prompt, chosen, rejected in texts]
+    recipe = Recipe(max_steps=STEPS if kind == "sft" else 5, batch_size=8, epochs=9.0)
+    if kind == "sft" or not checkpoints.is_kept(folder / "sft"):
+        sft.train(BASE, [(prompt, chosen) for prompt, chosen, _ in pairs], recipe, folder / "sft", said if kind == "sft" else lambda *_: None)
+    if kind == "dpo":
+        dpo.align(BASE, folder / "sft", pairs, recipe, Dpo(), folder / "dpo", said)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

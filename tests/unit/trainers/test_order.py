@@ -1,0 +1,39 @@
+"""The order of examples: every epoch sees each once, rows of like length are near one another, and it never changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainers.order import POOL_BATCHES, training_order
+
+LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=60)
+
+
+@given(LENGTHS, st.integers(1, 8), st.integers(0, 200), st.integers(0, 9))
+def test_each_epoch_sees_each_example_once(lengths: list[int], batch: int, rows: int, seed: int) -> None:
+    order = training_order(lengths, batch, rows, seed)
+    assert len(order) == rows
+    for at in range(0, rows, len(lengths)):
+        assert max(Counter(order[at : at + len(lengths)]).values(), default=0) <= 1
+    assert order == training_order(lengths, batch, rows, seed)
+
+
+@given(LENGTHS, st.integers(1, 8), st.integers(0, 100), st.integers(0, 100))
+def test_a_longer_run_begins_as_a_shorter_one(lengths: list[int], batch: int, rows: int, more: int) -> None:
+    assert training_order(lengths, batch, rows + more, 0)[:rows] == training_order(lengths, batch, rows, 0)
+
+
+def test_within_a_pool_the_longest_come_first() -> None:
+    lengths = [i % 97 for i in range(4 * POOL_BATCHES * 2)]
+    order = training_order(lengths, 2, len(lengths), 1)
+    for at in range(0, len(order), 2 * POOL_BATCHES):
+        pool = [lengths[place] for place in order[at : at + 2 * POOL_BATCHES]]
+        assert pool == sorted(pool, reverse=True)
+    assert order != training_order(lengths, 2, len(lengths), 2)
+
+
+def test_of_nothing_there_is_no_order() -> None:
+    assert training_order([], 4, 10, 0) == []

@@ -1,0 +1,83 @@
+"""Checkpoints: what a run that dies goes on from, with the same examples in the same order.
+
+They hold weights, the optimiser's state and the random state, no text, and leave with the run's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+log = structlog.get_logger()
+
+EVERY_SECONDS = 30.0
+FOLDER, PREFIX, WEIGHTS = "checkpoints", "checkpoint-", "adapter_model.safetensors"
+STATE = "trainer_state.json"
+"""What transformers writes last."""
+
+
+def last_whole(folder: Path) -> Path | None:
+    """The newest checkpoint under `folder` that was written to its end; what was cut off is removed."""
+    found = sorted(folder.glob(f"{PREFIX}*"), key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
+    whole = next((path for path in found if _is_whole(path)), None)
+    for path in found:
+        if path != whole:
+            shutil.rmtree(path)
+    return whole
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        json.loads((path / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def saver() -> Any:
+    """A callback that has a checkpoint written once in a while: by time, since steps take from a tenth of a second to minutes."""
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+    class Saver(TrainerCallback):
+        def __init__(self) -> None:
+            self._last = time.monotonic()
+
+        def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+            if time.monotonic() - self._last >= EVERY_SECONDS and state.global_step < state.max_steps:
+                control.should_save = True
+
+        def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+            self._last = time.monotonic()
+
+    return Saver()
+
+
+def train_on(trainer: Any, folder: Path) -> Any:
+    """The model that `trainer` has trained, from the last checkpoint under `folder` on, where there is one."""
+    last = last_whole(folder / FOLDER)
+    if last:
+        log.info("run.resumed", checkpoint=last.name)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    return trainer.model
+
+
+def keep(adapter: PeftModel, folder: Path) -> None:
+    """Writes an adapter to `folder`, its weights last: where they are, the adapter is whole."""
+    part = folder / "part"
+    adapter.save_pretrained(str(part), safe_serialization=True)
+    for path in sorted(part.iterdir(), key=lambda path: path.name == WEIGHTS):
+        path.replace(folder / path.name)
+    part.rmdir()
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether `keep` has ended there."""
+    return (folder / WEIGHTS).exists()

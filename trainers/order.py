@@ -1,0 +1,27 @@
+"""In which order a run sees its examples: a function of their lengths and the seed, so that a run that dies goes on with the same. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from itertools import count
+
+POOL_BATCHES = 50
+"""Rows of like length are sought among so many batches at a time: enough to pad little, few enough to stay random."""
+
+
+def training_order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> list[int]:
+    """Places in `lengths`, `rows` of them: epoch after epoch shuffled, within pools of batches the longest first.
+
+    Source: transformers' `LengthGroupedSampler`, whose order hangs on the random state at the time.
+    """
+    order: list[int] = []
+    for epoch in count():
+        if len(order) >= rows or not lengths:
+            return order[:rows]
+        places = list(range(len(lengths)))
+        random.Random(f"{seed}:{epoch}").shuffle(places)
+        size = POOL_BATCHES * batch
+        for at in range(0, len(places), size):
+            order += sorted(places[at : at + size], key=lambda place: -lengths[place])
+    raise AssertionError("epochs never end")
