@@ -15,8 +15,9 @@ from runtime.project import Dpo, Recipe
 from runtime.tasks.prompt import load_tokenizer
 from trainers.base_model import load_model
 from trainers.checkpoints import keep, saver, train_on
-from trainers.order import training_order
-from trainers.sft import Progress, common_arguments, reporter
+from trainers.order import tokens_of_steps, training_order
+from trainers.progress import Report, reporter
+from trainers.sft import common_arguments
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -27,7 +28,7 @@ CPU_ROWS = 2
 Pair = tuple[list[int], list[int], list[int]]
 
 
-def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: Dpo, folder: Path, progress: Progress) -> PeftModel:
+def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: Dpo, folder: Path, report: Report) -> PeftModel:
     """The adapter in `adapter` trained on (prompt ids, chosen ids, rejected ids); saved to `folder` as PEFT does."""
     from datasets import Dataset
     from peft import PeftModel
@@ -44,13 +45,14 @@ def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: 
 
     fitting = [pair for pair in pairs if len(pair[0]) + max(len(pair[1]), len(pair[2])) <= recipe.max_tokens]
     columns = {name: [pair[i] for pair in fitting] for i, name in enumerate(("prompt_ids", "chosen_ids", "rejected_ids"))}
-    order = training_order([len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in fitting], BATCH, len(fitting), recipe.seed)
+    lengths = [2 * len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in fitting]
+    order = training_order(lengths, BATCH, len(fitting), recipe.seed)
     model = PeftModel.from_pretrained(load_model(base), str(adapter), is_trainable=True)
     arguments = DPOConfig(
         **common_arguments(folder, recipe, BATCH, CPU_ROWS), num_train_epochs=1, learning_rate=dpo.learning_rate, beta=dpo.beta,
         loss_type=["sigmoid", "sft"], loss_weights=[1.0, dpo.sft_weight], max_length=recipe.max_tokens,
     )  # fmt: skip
-    trainer = OurTokens(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), callbacks=[reporter(progress), saver()])
+    trainer = OurTokens(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), callbacks=[reporter(report, tokens_of_steps(order, lengths, BATCH)), saver()])
     trained = train_on(trainer, folder)
     assert isinstance(trained, PeftModel)
     trained.delete_adapter("ref")

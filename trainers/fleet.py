@@ -176,7 +176,7 @@ class Fleet:
         recipe = self.recipe_hash(name)
         run_id = digest("run", name, epoch, recipe, *(f"{r.topic}/{r.partition}/{r.end}" for r in ranges))
         version = max([*state.versions, *(run.version or 0 for run in state.runs.values())], default=0) + 1
-        return TrainingRun(run_id=run_id, adapter=name, base_epoch=epoch, status=RunStatus.REQUESTED, version=version, ranges=ranges, recipe_hash=recipe, step=None, steps=None, loss=None, reason=None)
+        return TrainingRun(run_id=run_id, adapter=name, base_epoch=epoch, status=RunStatus.REQUESTED, version=version, ranges=ranges, recipe_hash=recipe)
 
     def recipe_hash(self, name: str) -> str:
         """Digest of how `name` is trained."""

@@ -24,7 +24,7 @@ from trainers.checkpoints import is_kept
 from trainers.evaluate import Asked, by_book, evaluate
 from trainers.gate import judge
 from trainers.mistakes import own_mistakes
-from trainers.sft import Progress
+from trainers.progress import Report
 from trainers.snapshot import Row
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ MAX_HELD_OUT = 250
 """Enough to tell a point or two apart; more would take longer than training does on a CPU."""
 
 
-def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, folder: Path, progress: Progress) -> Made:
+def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, folder: Path, report: Report) -> Made:
     """The adapter of `rows` in `folder`, with its scores beside the base's and the live version's (in `live`) on the same examples."""
     tokenizer, spec = load_tokenizer(base), adapter.spec
     shortlist = Shortlist(lambda texts: minilm().encode(texts))  # loaded where there is something to narrow
@@ -43,7 +43,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     single = [row for row in known if not row.is_pair]
     learnt = _offers(spec, single, shortlist)
     learn = [_tokens(one.spec, one.row, tokenizer, adapter.recipe.seed) for one in learnt]
-    model = _with_adapter(base, folder / "sft") if is_kept(folder / "sft") else sft.train(base, learn, adapter.recipe, folder / "sft", progress)
+    model = _with_adapter(base, folder / "sft") if is_kept(folder / "sft") else sft.train(base, learn, adapter.recipe, folder / "sft", report)
     candidate = evaluate(model, tokenizer, spec, held_out)
     with model.disable_adapter():
         alone = evaluate(model, tokenizer, spec, held_out)
@@ -62,7 +62,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     del model
     if adapter.dpo and pairs:
         give_memory_back()
-        aligned = _with_adapter(base, folder / "dpo") if is_kept(folder / "dpo") else dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", progress)
+        aligned = _with_adapter(base, folder / "dpo") if is_kept(folder / "dpo") else dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", report)
         give_memory_back()
         after = evaluate(aligned, tokenizer, spec, held_out)
         metrics |= {f"sft_{metric}": candidate.score, f"dpo_{metric}": after.score, "pairs": float(len(pairs))}

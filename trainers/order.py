@@ -25,3 +25,8 @@ def training_order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> 
         for at in range(0, len(places), size):
             order += sorted(places[at : at + size], key=lambda place: -lengths[place])
     raise AssertionError("epochs never end")
+
+
+def tokens_of_steps(order: Sequence[int], lengths: Sequence[int], batch: int) -> list[int]:
+    """How many tokens each step of `batch` rows sees."""
+    return [sum(lengths[place] for place in order[at : at + batch]) for at in range(0, len(order), batch)]

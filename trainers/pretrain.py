@@ -19,7 +19,8 @@ from runtime.tasks.prompt import load_tokenizer
 from schemas.events import Split
 from trainers.artifact import Made
 from trainers.gate import judge_base
-from trainers.sft import Progress, train
+from trainers.progress import Report
+from trainers.sft import train
 from trainers.snapshot import Row
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ MAX_HELD_OUT = 200
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
-def make(cpt: Cpt, base: str, rows: Sequence[Row], folder: Path, progress: Progress) -> Made:
+def make(cpt: Cpt, base: str, rows: Sequence[Row], folder: Path, report: Report) -> Made:
     """The Domain-Base of `rows` in `folder`: weights, configuration, tokenizer."""
     import torch
 
     tokenizer, size = load_tokenizer(base), cpt.recipe.max_tokens
     learn = list(windows(tokenizer, [row for row in rows if row.split is Split.TRAIN], size))
     held_out = spread(list(windows(tokenizer, [row for row in rows if row.split is Split.EVALUATION], size)), MAX_HELD_OUT)
-    model = train(base, [([], window) for window in learn], cpt.recipe, folder / "lora", progress)
+    model = train(base, [([], window) for window in learn], cpt.recipe, folder / "lora", report)
     with model.disable_adapter():
         before = losses(model, held_out)
     merged = model.merge_and_unload()

@@ -29,6 +29,7 @@ from schemas.registry import open_codec
 from trainers.artifact import Made
 from trainers.base_model import base_sha256, weights_sha256
 from trainers.gate import Verdict
+from trainers.progress import Report
 from trainers.snapshot import Manifest, Row, needed, open_rows, read_ranges
 
 T = TypeVar("T")
@@ -54,15 +55,6 @@ class RunSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """Steps done of steps planned, and the loss of late."""
-
-    step: int
-    steps: int
-    loss: float
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended well: the artifact in the store, its scores, the gate's word."""
 
@@ -72,9 +64,6 @@ class Outcome:
     manifest_sha256: str
     metrics: dict[str, float]
     verdict: Verdict
-
-
-Report = Callable[[Progress], None]
 
 
 def execute(spec: RunSpec, report: Report) -> Outcome:
@@ -101,17 +90,14 @@ def read_rows(spec: RunSpec) -> list[Row]:
 
 
 def _make(spec: RunSpec, base: str, rows: list[Row], folder: Path, report: Report) -> Made:
-    def progress(step: int, steps: int, loss: float) -> None:
-        report(Progress(step, steps, loss))
-
     if isinstance(spec.recipe, Cpt):
         from trainers import pretrain
 
-        return pretrain.make(spec.recipe, base, rows, folder, progress)
+        return pretrain.make(spec.recipe, base, rows, folder, report)
     from trainers import fork
 
     live = spec.live
-    return fork.make(spec.recipe, base, rows, _patiently(lambda: fetch(live, Objects(spec.objects), spec.scratch / "versions")) if live else None, folder, progress)
+    return fork.make(spec.recipe, base, rows, _patiently(lambda: fetch(live, Objects(spec.objects), spec.scratch / "versions")) if live else None, folder, report)
 
 
 def _base(spec: RunSpec) -> str:
@@ -160,7 +146,7 @@ def _end_with_worker() -> None:
 
 
 def child(spec: RunSpec, connection: Any) -> None:
-    """The process: sends Progress, then one Outcome, or the text of the error. It ends with its worker."""
+    """The process: sends moments, then one Outcome, or the text of the error. It ends with its worker."""
     threading.Thread(target=_end_with_worker, daemon=True).start()
     try:
         connection.send(execute(spec, connection.send))

@@ -7,7 +7,7 @@ could not be served as an adapter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from runtime.project import Recipe
 from runtime.tasks.prompt import load_tokenizer
 from trainers.base_model import load_model
 from trainers.checkpoints import FOLDER, keep, saver, train_on
-from trainers.order import training_order
+from trainers.order import tokens_of_steps, training_order
+from trainers.progress import Report, reporter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -23,16 +24,15 @@ if TYPE_CHECKING:
 WIDTH_TOKENS = 32
 """Rows are as wide as a multiple of this: oneDNN makes its kernels anew for each width that it has not seen."""
 Tokens = tuple[list[int], list[int]]
-Progress = Callable[[int, int, float], None]
 IGNORED = -100
 MAX_CPU_ROWS = 8
 """At once on a CPU: 16 took 0.4 GB more at the same speed (benchmarks.md); gradients are accumulated to the recipe's batch."""
 
 
-def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progress: Progress) -> PeftModel:
+def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, report: Report) -> PeftModel:
     """An adapter for `base` trained on (prompt ids, completion ids) rows; saved to `folder` as PEFT does.
 
-    Goes on from the last checkpoint in `folder`, where one is. `progress(step, steps, loss)` is called now and then. Rows over `recipe.max_tokens` are left out.
+    Goes on from the last checkpoint in `folder`, where one is. `report` hears how it goes. Rows over `recipe.max_tokens` are left out.
     """
     import torch
     from datasets import Dataset
@@ -57,14 +57,15 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, progr
     fitting = [(prompt, completion) for prompt, completion in rows if len(prompt) + len(completion) <= recipe.max_tokens]
     columns = {"input_ids": [p + c for p, c in fitting], "labels": [[IGNORED] * len(p) + c for p, c in fitting]}
     steps = min(recipe.max_steps, max(1, round(recipe.epochs * len(fitting) / recipe.batch_size)))
-    order = training_order([len(row) for row in columns["input_ids"]], recipe.batch_size, steps * recipe.batch_size, recipe.seed)
+    lengths = [len(row) for row in columns["input_ids"]]
+    order = training_order(lengths, recipe.batch_size, steps * recipe.batch_size, recipe.seed)
     arguments = SFTConfig(
         **common_arguments(folder, recipe, recipe.batch_size, MAX_CPU_ROWS), max_steps=steps, learning_rate=recipe.learning_rate, max_length=recipe.max_tokens,
         packing=False, pad_to_multiple_of=WIDTH_TOKENS,
     )  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = CompletionLoss(
-        model=load_model(base), args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora, callbacks=[reporter(progress), saver()],
+        model=load_model(base), args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora, callbacks=[reporter(report, tokens_of_steps(order, lengths, recipe.batch_size)), saver()],
     )  # fmt: skip
     trained = train_on(trainer, folder)
     assert isinstance(trained, PeftModel)
@@ -83,15 +84,3 @@ def common_arguments(folder: Path, recipe: Recipe, batch: int, cpu_rows: int) ->
         "report_to": "none", "seed": recipe.seed, "data_seed": recipe.seed, "bf16": True, "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": False,
         "disable_tqdm": True, "dataloader_num_workers": 0,
     }  # fmt: skip
-
-
-def reporter(progress: Progress) -> Any:
-    """A callback that hands on step, steps and loss."""
-    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-    class Report(TrainerCallback):
-        def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **kwargs: object) -> None:
-            if logs and "loss" in logs:
-                progress(state.global_step, state.max_steps, float(logs["loss"]))
-
-    return Report()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from schemas.codec import Codec
 from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, RunStatus, TrainingRun
 from schemas.topics import ADAPTERS, BASE, TRAINING_RUNS
 from trainers.fleet import OPEN
-from trainers.run import Outcome, Progress, RunSpec, child
+from trainers.progress import Moment
+from trainers.run import Outcome, RunSpec, child
 
 log = structlog.get_logger()
 STAGE = "trainer"
@@ -119,8 +120,8 @@ class Trainer:
                     last = ours.recv()
                 except EOFError:
                     break
-                if isinstance(last, Progress):
-                    await self._say(replace(run, status=RunStatus.PROGRESS, ranges=(), step=last.step, steps=last.steps, loss=last.loss))
+                if isinstance(last, Moment):
+                    await self._say(replace(run, status=RunStatus.PROGRESS, ranges=(), **asdict(last)))
                 else:
                     break
         finally:

@@ -80,5 +80,9 @@ def print_rows(sql: str, columns: list[str], as_json: bool, project: Path | None
         return
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(str(row[name]) if row[name] is not None else "-" for name in columns))
+        table.add_row(*(_cell(row[name]) for name in columns))
     Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

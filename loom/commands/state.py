@@ -27,7 +27,9 @@ def runs(as_json: AsJson = False, project: Project = None, data: Data = None, da
 
     Example: loom runs
     """
-    print_rows("SELECT run_id, adapter, version, status, step, steps, loss, reason FROM runs ORDER BY recorded_at", ["run_id", "adapter", "version", "status", "step", "steps", "loss", "reason"], as_json, project, data, database)
+    columns = ["run_id", "adapter", "version", "status", "step", "steps", "loss", "tokens_per_second", "seconds_left", "memory_bytes", "reason"]
+    sql = "SELECT run_id, adapter, version, status, step, steps, loss, tokens_per_second, seconds_left, memory_bytes, reason FROM runs ORDER BY recorded_at"
+    print_rows(sql, columns, as_json, project, data, database)
 
 
 def status(as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:

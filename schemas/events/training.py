@@ -44,6 +44,9 @@ class TrainingRun:
     step: int | None = None
     steps: int | None = None
     loss: float | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None
+    memory_bytes: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
 

@@ -24,7 +24,7 @@ def test_it_prefers_what_was_chosen(tmp_path: Path) -> None:
     pairs = [(tokenizer.encode(f"item {i}:"), tokenizer.encode(" good"), tokenizer.encode(" poor")) for i in range(96)]
     sft.train(BASE, [(prompt, chosen) for prompt, chosen, _ in pairs] + [(prompt, rejected) for prompt, _, rejected in pairs], Recipe(max_steps=8), tmp_path / "sft", lambda *_: None)
     steps: list[int] = []
-    aligned = dpo.align(BASE, tmp_path / "sft", pairs, Recipe(), Dpo(learning_rate=1e-3), tmp_path / "dpo", lambda step, *_: steps.append(step))
+    aligned = dpo.align(BASE, tmp_path / "sft", pairs, Recipe(), Dpo(learning_rate=1e-3), tmp_path / "dpo", lambda moment: steps.append(moment.step))
 
     def margin(model: PeftModel) -> float:
         """Log probability of the chosen first token over the rejected one."""

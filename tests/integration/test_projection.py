@@ -51,7 +51,7 @@ def records(prefix: str) -> list[Outgoing]:
     result = Result(result_id="x", request_id="q", task="tool", adapter="tool", version=1, intent_index=0, intent_count=1, text="hi", output="null", status=ResultStatus.OK)
     letter = letter_of("chunk", Record("revisions", 0, 7, b"k", b"v", ()), ValueError("no"))
     events: list[tuple[str, str, Any]] = [
-        ("adapters", "base", epoch), ("training-runs", "r1", run), ("training-runs", "r1", replace(run, status=RunStatus.PROGRESS, step=3, steps=9, loss=1.5)),
+        ("adapters", "base", epoch), ("training-runs", "r1", run), ("training-runs", "r1", replace(run, status=RunStatus.PROGRESS, step=3, steps=9, loss=1.5, tokens_per_second=4096.5, seconds_left=12.5, memory_bytes=1 << 31)),
         ("adapters", "tool", event), ("adapters", "tool", replace(event, version=replace(version, version=2, engine_name="tool@2-bb"))), *(("adapters", "tool", alias) for alias in aliases),
         ("training-runs", "r1", replace(run, status=RunStatus.PUBLISHED)), ("results.tool-calls", "q", result),
         ("results.completed", "q", RequestCompleted(request_id="q", status=CompletionStatus.OK)), ("dead-letters", "k", letter),
@@ -95,5 +95,6 @@ async def test_a_lost_database_comes_back_from_the_topics_and_a_record_read_twic
         await pool.close()
     assert kept[0] == kept[1]
     assert [(r[0], r[3], r[4]) for r in kept[0]["runs"]] == [("r1", "published", 3)]
+    assert [r[-3:] for r in kept[0]["runs"]] == [(4096.5, None, 1 << 31)]  # nothing is left of a run that has ended
     assert [r[:2] for r in kept[0]["adapter_aliases"]] == [("tool", 2)]
     assert {table: len(rows) for table, rows in kept[0].items() if table != "projection_offsets"} == dict.fromkeys(TABLES[:-1], 1) | {"adapter_versions": 2}

@@ -8,13 +8,14 @@ from pathlib import Path
 from runtime.project import Dpo, Recipe
 from runtime.tasks.prompt import load_tokenizer
 from trainers import checkpoints, dpo, sft
+from trainers.progress import Moment
 
 BASE = str(Path(__file__).parents[2] / "models/base")
 STEPS = 30
 
 
-def said(step: int, steps: int, loss: float) -> None:
-    print(step, flush=True)
+def said(moment: Moment) -> None:
+    print(moment.step, flush=True)
 
 
 def main(kind: str, folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.order import POOL_BATCHES, training_order
+from trainers.order import POOL_BATCHES, tokens_of_steps, training_order
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=60)
 
@@ -37,3 +37,11 @@ def test_within_a_pool_the_longest_come_first() -> None:
 
 def test_of_nothing_there_is_no_order() -> None:
     assert training_order([], 4, 10, 0) == []
+
+
+@given(LENGTHS, st.integers(1, 8), st.integers(0, 100))
+def test_steps_see_all_tokens_of_their_rows(lengths: list[int], batch: int, rows: int) -> None:
+    order = training_order(lengths, batch, rows, 0)
+    steps = tokens_of_steps(order, lengths, batch)
+    assert len(steps) == -(-rows // batch)
+    assert sum(steps) == sum(lengths[place] for place in order)
