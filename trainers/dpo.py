@@ -43,6 +43,10 @@ def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: 
         def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
             return order
 
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+            """transformers loads the adapters of sub-folders, which is the reference alone, and leaves the trained one as it began."""
+            self.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
+
     fitting = [pair for pair in pairs if len(pair[0]) + max(len(pair[1]), len(pair[2])) <= recipe.max_tokens]
     columns = {name: [pair[i] for pair in fitting] for i, name in enumerate(("prompt_ids", "chosen_ids", "rejected_ids"))}
     lengths = [2 * len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in fitting]

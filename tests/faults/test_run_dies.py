@@ -30,11 +30,12 @@ def steps_of(run: subprocess.Popen[str]) -> list[int]:
 def test_it_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
     with training(kind, tmp_path / "killed") as run:
         assert run.stdout is not None
-        while (line := run.stdout.readline()).strip() != "10":
+        while (line := run.stdout.readline()).strip() != "20":
             assert line
         run.kill()
-    assert steps_of(training(kind, tmp_path / "killed")) == list(range(20, STEPS + 1, 10))
-    assert steps_of(training(kind, tmp_path / "whole")) == list(range(10, STEPS + 1, 10))
+    every = list(range(10, STEPS + 1, 10))
+    assert steps_of(training(kind, tmp_path / "killed")) in (every[1:], every[2:])  # the checkpoint of the step that it was killed after may lack its end
+    assert steps_of(training(kind, tmp_path / "whole")) == every
     ours, theirs = (load_file(tmp_path / name / kind / WEIGHTS) for name in ("killed", "whole"))
     assert ours.keys() == theirs.keys()
     assert max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours) <= TOLERANCE
