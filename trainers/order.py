@@ -7,23 +7,26 @@ from collections.abc import Sequence
 from itertools import count
 
 POOL_BATCHES = 50
-"""Rows of like length are sought among so many batches at a time: enough to pad little, few enough to stay random."""
+FEWEST_POOLS = 4
+"""Rows of like length are sought among so many batches at a time, in a quarter of an epoch at most: enough to pad little, few enough to stay random."""
 
 
 def training_order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> list[int]:
-    """Places in `lengths`, `rows` of them: epoch after epoch shuffled, within pools of batches the longest first.
+    """Places in `lengths`, `rows` of them: epoch after epoch shuffled, in batches of like length, which come in no order.
 
-    Source: transformers' `LengthGroupedSampler`, whose order hangs on the random state at the time.
+    Source: the pools of transformers' `LengthGroupedSampler`, whose order hangs on the random state at the time.
     """
     order: list[int] = []
     for epoch in count():
         if len(order) >= rows or not lengths:
             return order[:rows]
-        places = list(range(len(lengths)))
-        random.Random(f"{seed}:{epoch}").shuffle(places)
-        size = POOL_BATCHES * batch
-        for at in range(0, len(places), size):
-            order += sorted(places[at : at + size], key=lambda place: -lengths[place])
+        rng, places = random.Random(f"{seed}:{epoch}"), list(range(len(lengths)))
+        rng.shuffle(places)
+        size = batch * max(1, min(POOL_BATCHES, len(places) // (batch * FEWEST_POOLS)))
+        alike = [place for at in range(0, len(places), size) for place in sorted(places[at : at + size], key=lambda place: lengths[place])]
+        *batches, last = [alike[at : at + batch] for at in range(0, len(alike), batch)]
+        rng.shuffle(batches)
+        order += [place for rows_alike in (*batches, last) for place in rows_alike]
     raise AssertionError("epochs never end")
 
 

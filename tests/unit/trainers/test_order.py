@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.order import POOL_BATCHES, tokens_of_steps, training_order
+from trainers.order import tokens_of_steps, training_order
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=60)
 
@@ -26,13 +27,15 @@ def test_a_longer_run_begins_as_a_shorter_one(lengths: list[int], batch: int, ro
     assert training_order(lengths, batch, rows + more, 0)[:rows] == training_order(lengths, batch, rows, 0)
 
 
-def test_within_a_pool_the_longest_come_first() -> None:
-    lengths = [i % 97 for i in range(4 * POOL_BATCHES * 2)]
-    order = training_order(lengths, 2, len(lengths), 1)
-    for at in range(0, len(order), 2 * POOL_BATCHES):
-        pool = [lengths[place] for place in order[at : at + 2 * POOL_BATCHES]]
-        assert pool == sorted(pool, reverse=True)
-    assert order != training_order(lengths, 2, len(lengths), 2)
+def test_a_batch_holds_rows_of_like_length_and_batches_come_in_no_order() -> None:
+    lengths = [i % 97 for i in range(1600)]
+    order = training_order(lengths, 8, len(lengths), 1)
+    batches = [[lengths[place] for place in order[at : at + 8]] for at in range(0, len(order), 8)]
+    assert sum(max(batch) - min(batch) for batch in batches) / len(batches) < 97 / 8
+    longest = [max(batch) for batch in batches]
+    falls = sum(a > b for a, b in pairwise(longest))
+    assert len(longest) / 3 < falls < 2 * len(longest) / 3
+    assert order != training_order(lengths, 8, len(lengths), 2)
 
 
 def test_of_nothing_there_is_no_order() -> None:
