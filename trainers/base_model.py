@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 WEIGHTS = ("*.safetensors", "tokenizer.json", "config.json")
@@ -43,6 +44,14 @@ def load_model(folder: str) -> PreTrainedModel:
 
     on_gpu = torch.cuda.is_available()
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if on_gpu else torch.float32, device_map="cuda" if on_gpu else None, attn_implementation=None if on_gpu else "eager")
+    return model
+
+
+def with_adapter(folder: str, adapter: Path, *, is_trainable: bool = False) -> PeftModel:
+    """The model in `folder` with the adapter that PEFT saved in another."""
+    from peft import PeftModel
+
+    model: PeftModel = PeftModel.from_pretrained(load_model(folder), str(adapter), is_trainable=is_trainable)
     return model
 
 

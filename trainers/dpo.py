@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.project import Dpo, Recipe
 from runtime.tasks.prompt import load_tokenizer
-from trainers.base_model import load_model
-from trainers.checkpoints import keep, saver, train_on
+from trainers.base_model import with_adapter
+from trainers.checkpoints import is_kept, keep, saver, train_on
 from trainers.order import tokens_of_steps, training_order
 from trainers.progress import Report, reporter
 from trainers.sft import common_arguments
@@ -29,7 +29,9 @@ Pair = tuple[list[int], list[int], list[int]]
 
 
 def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: Dpo, folder: Path, report: Report) -> PeftModel:
-    """The adapter in `adapter` trained on (prompt ids, chosen ids, rejected ids); saved to `folder` as PEFT does."""
+    """The adapter in `adapter` trained on (prompt ids, chosen ids, rejected ids); saved to `folder` as PEFT does, where it is gone on with as `sft.train` does."""
+    if is_kept(folder):
+        return with_adapter(base, folder)
     from datasets import Dataset
     from peft import PeftModel
     from trl import DPOConfig, DPOTrainer
@@ -51,7 +53,7 @@ def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: 
     columns = {name: [pair[i] for pair in fitting] for i, name in enumerate(("prompt_ids", "chosen_ids", "rejected_ids"))}
     lengths = [2 * len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in fitting]
     order = training_order(lengths, BATCH, len(fitting), recipe.seed)
-    model = PeftModel.from_pretrained(load_model(base), str(adapter), is_trainable=True)
+    model = with_adapter(base, adapter, is_trainable=True)
     arguments = DPOConfig(
         **common_arguments(folder, recipe, BATCH, CPU_ROWS), num_train_epochs=1, learning_rate=dpo.learning_rate, beta=dpo.beta,
         loss_type=["sigmoid", "sft"], loss_weights=[1.0, dpo.sft_weight], max_length=recipe.max_tokens,

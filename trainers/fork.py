@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runtime.artifacts import ADAPTER_FILES
 from runtime.encoder import minilm
@@ -19,16 +19,12 @@ from runtime.tasks.shortlist import Shortlist, Shown
 from schemas.events import Split
 from trainers import dpo, sft
 from trainers.artifact import Made
-from trainers.base_model import give_memory_back, load_model
-from trainers.checkpoints import is_kept
+from trainers.base_model import give_memory_back, with_adapter
 from trainers.evaluate import Asked, by_book, evaluate
 from trainers.gate import judge
 from trainers.mistakes import own_mistakes
 from trainers.progress import Report
 from trainers.snapshot import Row
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 MAX_HELD_OUT = 250
 """Enough to tell a point or two apart; more would take longer than training does on a CPU."""
@@ -43,7 +39,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     single = [row for row in known if not row.is_pair]
     learnt = _offers(spec, single, shortlist)
     learn = [_tokens(one.spec, one.row, tokenizer, adapter.recipe.seed) for one in learnt]
-    model = _with_adapter(base, folder / "sft") if is_kept(folder / "sft") else sft.train(base, learn, adapter.recipe, folder / "sft", report)
+    model = sft.train(base, learn, adapter.recipe, folder / "sft", report)
     candidate = evaluate(model, tokenizer, spec, held_out)
     with model.disable_adapter():
         alone = evaluate(model, tokenizer, spec, held_out)
@@ -52,7 +48,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     pairs = [_pair(one.spec, one.row, tokenizer, adapter.recipe.seed) for one in _offers(spec, [row for row in known if row.is_pair], shortlist)]
     serving = None
     if live:
-        model = _with_adapter(base, live)
+        model = with_adapter(base, live)
         serving = evaluate(model, tokenizer, spec, held_out)
         metrics[f"live_{metric}"] = serving.score
         if adapter.dpo:
@@ -62,7 +58,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     del model
     if adapter.dpo and pairs:
         give_memory_back()
-        aligned = _with_adapter(base, folder / "dpo") if is_kept(folder / "dpo") else dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", report)
+        aligned = dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", report)
         give_memory_back()
         after = evaluate(aligned, tokenizer, spec, held_out)
         metrics |= {f"sft_{metric}": candidate.score, f"dpo_{metric}": after.score, "pairs": float(len(pairs))}
@@ -75,13 +71,6 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     metrics["teacher_usd"] = sum(row.teacher_usd for row in rows)
     metrics |= by_book(held_out, candidate) | {f"base_{name}": value for name, value in by_book(held_out, alone).items()}
     return Made(ADAPTER_FILES, metrics, judge(adapter.gate, candidate, alone, serving))
-
-
-def _with_adapter(base: str, folder: Path) -> PeftModel:
-    from peft import PeftModel
-
-    model: PeftModel = PeftModel.from_pretrained(load_model(base), str(folder))
-    return model
 
 
 def _ask(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist) -> list[Asked]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
-from itertools import count
 
 POOL_BATCHES = 50
 FEWEST_POOLS = 4
@@ -17,9 +17,8 @@ def training_order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> 
     Source: the pools of transformers' `LengthGroupedSampler`, whose order hangs on the random state at the time.
     """
     order: list[int] = []
-    for epoch in count():
-        if len(order) >= rows or not lengths:
-            return order[:rows]
+    epochs = math.ceil(rows / len(lengths)) if lengths else 0
+    for epoch in range(epochs):
         rng, places = random.Random(f"{seed}:{epoch}"), list(range(len(lengths)))
         rng.shuffle(places)
         size = batch * max(1, min(POOL_BATCHES, len(places) // (batch * FEWEST_POOLS)))
@@ -27,7 +26,7 @@ def training_order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> 
         *batches, last = [alike[at : at + batch] for at in range(0, len(alike), batch)]
         rng.shuffle(batches)
         order += [place for rows_alike in (*batches, last) for place in rows_alike]
-    raise AssertionError("epochs never end")
+    return order[:rows]
 
 
 def tokens_of_steps(order: Sequence[int], lengths: Sequence[int], batch: int) -> list[int]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.project import Recipe
 from runtime.tasks.prompt import load_tokenizer
-from trainers.base_model import load_model
-from trainers.checkpoints import FOLDER, keep, saver, train_on
+from trainers.base_model import load_model, with_adapter
+from trainers.checkpoints import FOLDER, is_kept, keep, saver, train_on
 from trainers.order import tokens_of_steps, training_order
 from trainers.progress import Report, reporter
 
@@ -32,8 +32,11 @@ MAX_CPU_ROWS = 8
 def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, report: Report) -> PeftModel:
     """An adapter for `base` trained on (prompt ids, completion ids) rows; saved to `folder` as PEFT does.
 
-    Goes on from the last checkpoint in `folder`, where one is. `report` hears how it goes. Rows over `recipe.max_tokens` are left out.
+    Goes on from the last checkpoint in `folder`, where one is; an adapter that was saved there is the answer. `report` hears how it goes.
+    Rows over `recipe.max_tokens` are left out.
     """
+    if is_kept(folder):
+        return with_adapter(base, folder)
     import torch
     from datasets import Dataset
     from peft import LoraConfig, PeftModel

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import numpy as np
 
 from loom.bench.scores import Score, constant, paired, share, tfidf
 from runtime.encoder import minilm
 from runtime.errors import SettingsError
 from runtime.tasks.chat import sentences
 from runtime.tasks.prompt import one_line
+from runtime.tasks.samples import TaskSpec
+from runtime.tasks.shortlist import Shortlist
 from trainers.evaluate import entity_f1, macro_f1, spans, token_f1
 
 PARALLEL = 8
@@ -197,7 +198,7 @@ async def answers(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names
     made = {mode: [a or "" for a in await asker.one(adapter, rows, given)] for mode, adapter in (("adapter alone", names.chat), ("base alone", f"{names.chat}@base"))}
     made["first sentence"] = [sentences(row["passage"])[0] for row in rows]
     made["most words shared"] = [_most_shared(row["text"], sentences(row["passage"])) for row in rows]
-    made["nearest by MiniLM"] = await asyncio.to_thread(lambda: [_nearest(row["text"], sentences(row["passage"])) for row in rows])
+    made["nearest by MiniLM"] = await asyncio.to_thread(_nearest, rows)
     overlap = {mode: [token_f1(got, row["answer"]) for got, row in zip(found, rows, strict=True)] for mode, found in made.items()}
     right = {mode: [value >= NEARLY for value in values] for mode, values in overlap.items()}
     scores = [Score("answer, overlap of words", mode, sum(values) / len(values), None, None, len(rows)) for mode, values in overlap.items()]
@@ -209,10 +210,10 @@ def _most_shared(question: str, said: Sequence[str]) -> str:
     return max(said, key=lambda sentence: token_f1(sentence, question))
 
 
-def _nearest(question: str, said: Sequence[str]) -> str:
-    """The sentence whose vector is nearest: what a prompt of an adapter that quotes shows first."""
-    asked, *vectors = minilm().encode([question, *said])
-    return said[int(np.argmax(np.stack(vectors) @ asked))]
+def _nearest(rows: Sequence[Row]) -> list[str]:
+    """The sentence of each passage that a prompt of an adapter that quotes shows first."""
+    shown = Shortlist(minilm().encode).narrow(TaskSpec("chat", quote=True, shortlist=1), [{"question": row["text"], "passage": row["passage"]} for row in rows])
+    return [given["passage"] for _, given in shown]
 
 
 def _in_one_line(text: str, entity: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,8 +24,7 @@ def main(kind: str, folder: Path) -> None:
     texts = [(f"item {i} of {'many ' * (i % 7)}:", f" good {i}", f" poor {i}") for i in range(240)]
     pairs = [(tokenizer.encode(prompt), tokenizer.encode(chosen), tokenizer.encode(rejected)) for prompt, chosen, rejected in texts]
     recipe = Recipe(max_steps=STEPS if kind == "sft" else 5, batch_size=8, epochs=9.0)
-    if kind == "sft" or not checkpoints.is_kept(folder / "sft"):
-        sft.train(BASE, [(prompt, chosen) for prompt, chosen, _ in pairs], recipe, folder / "sft", said if kind == "sft" else lambda *_: None)
+    sft.train(BASE, [(prompt, chosen) for prompt, chosen, _ in pairs], recipe, folder / "sft", said if kind == "sft" else lambda *_: None)
     if kind == "dpo":
         dpo.align(BASE, folder / "sft", pairs, recipe, Dpo(), folder / "dpo", said)
 
