@@ -33,6 +33,8 @@ from schemas.topics import ADAPTERS, BASE
 
 log = structlog.get_logger()
 PROBE = Prompt("labels: yes, no", "Is this a probe of the adapter's effect?")
+NOBODY = 0
+"""The live version of a retired adapter."""
 Refuse = Callable[[AdapterVersion, str], Awaitable[None]]
 
 
@@ -160,7 +162,12 @@ class Residency:
             return
         for adapter, number in self._wanted.items():
             current = serving.live.get(adapter)
-            if await self._bring(serving, adapter, number) and current is not None:
+            if number == NOBODY and current is not None:
+                del serving.live[adapter]
+                log.info("adapter.retired", adapter=adapter)
+            elif not await self._bring(serving, adapter, number):
+                continue
+            if current is not None:
                 self._chore(self._drain(serving, current))
 
     async def _bring(self, serving: _Serving, adapter: str, number: int) -> bool:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 
 import typer
 
-from loom.commands import bench, datasets, declared, dlq, exchange, state, system
+from loom.commands import adapters, bench, datasets, declared, dlq, exchange, runs, state, system
 
 
-def _group(summary: str, **commands: Callable[..., None]) -> typer.Typer:
-    """A group of commands under one name."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=summary)
+def _group(summary: str | None = None, alone: Callable[..., None] | None = None, **commands: Callable[..., None]) -> typer.Typer:
+    """A group of commands under one name; without one of them it does what `alone` does, or shows its help."""
+    group = typer.Typer(no_args_is_help=alone is None, rich_markup_mode=None, help=summary or inspect.getdoc(alone))
+    if alone:
+        group.callback(invoke_without_command=True)(alone)
     for name, command in commands.items():
         group.command(name)(command)
     return group
@@ -20,9 +23,11 @@ def _group(summary: str, **commands: Callable[..., None]) -> typer.Typer:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="loraloom: documents in, a fleet of fresh LoRA adapters out, answers back.")
 for command in (
-    system.up, system.demo, system.worker, exchange.publish, exchange.ask, datasets.snapshot, datasets.diff, datasets.replay, state.adapters, state.runs, state.status, state.doctor, declared.contract, declared.init,
+    system.up, system.demo, system.worker, exchange.publish, exchange.ask, datasets.snapshot, datasets.diff, datasets.replay, state.status, state.doctor, declared.contract, declared.init,
 ):  # fmt: skip
     app.command()(command)
+app.add_typer(_group(alone=adapters.adapters, show=adapters.show, promote=adapters.promote, rollback=adapters.rollback, retire=adapters.retire, diff=adapters.diff), name="adapters")
+app.add_typer(_group(alone=runs.runs, start=runs.start, cancel=runs.cancel, watch=runs.watch), name="runs")
 app.add_typer(_group("Benchmarks.", quality=bench.quality, router=bench.router, dedup=bench.dedup, parse=bench.parse, streams=bench.streams, pipeline=bench.pipeline), name="bench")
 app.add_typer(_group("The topic catalogue.", apply=declared.apply), name="topics")
 app.add_typer(_group("Records that could not be processed.", list=dlq.list_, show=dlq.show), name="dlq")

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
 
+from aiokafka import AIOKafkaConsumer
+
 from loom.sources import Source
 from runtime.cloudevents import headers
-from runtime.kafka import MAX_MESSAGE_BYTES, consumer, partitions_of, producer
+from runtime.follower import Follower, read_whole
+from runtime.kafka import MAX_MESSAGE_BYTES, Record, consumer, partitions_of, producer
 from runtime.objects import Objects
 from runtime.project import Project
-from schemas.codec import RECORDS, Codec
-from schemas.events import Document, Event, Label, Request, RequestCompleted, Result
-from schemas.topics import COMPLETED, DOCUMENTS, LABELS, REQUESTS, result_topic
+from schemas.codec import RECORDS, Codec, InvalidRecord
+from schemas.events import AdapterCommand, AdapterEvent, Document, Event, Label, Request, RequestCompleted, Result, TrainingRun
+from schemas.topics import ADAPTER_COMMANDS, ADAPTERS, COMPLETED, DOCUMENTS, LABELS, REQUESTS, TRAINING_RUNS, result_topic
+from trainers.fleet import OPEN, Fleet
 
 INLINE_BYTES = MAX_MESSAGE_BYTES // 2
 
@@ -34,7 +40,7 @@ class Client:
     """A connection to one system."""
 
     def __init__(self, project: Project, broker: str, objects: Objects, prefix: str = "", codec: Codec | None = None) -> None:
-        self._project, self._broker, self._objects, self._prefix = project, broker, objects, prefix
+        self.project, self._broker, self._objects, self._prefix = project, broker, objects, prefix
         self._codec = codec or Codec()
         self._producer = producer(broker)
 
@@ -67,11 +73,53 @@ class Client:
         await asyncio.gather(*(self._send(LABELS.name, i, i, label) for i, label in unique.items()))
         return len(unique)
 
-    async def ask(self, text: str, context: dict[str, str], adapter_id: str | None = None, timeout_seconds: float = 60) -> Answered:
-        """Sends a request and waits for its last word. Raises TimeoutError when none comes."""
-        request_id = uuid.uuid4().hex
-        topics = {self._prefix + topic.name for topic in (COMPLETED, *(result_topic(a.result) for a in self._project.adapters.values()))}
-        partitions = await partitions_of(self._broker, topics)
+    async def fleet(self) -> Fleet:
+        """Registry and runs as they stand."""
+        fleet = Fleet(self.project)
+
+        def apply(record: Record) -> None:
+            if record.topic == self._prefix + ADAPTERS.name:
+                fleet.apply_adapter(self._codec.decode(AdapterEvent, record.value))
+            else:
+                fleet.apply_run(self._codec.decode(TrainingRun, record.value))
+
+        await read_whole(self._broker, await partitions_of(self._broker, [self._prefix + topic.name for topic in (ADAPTERS, TRAINING_RUNS)]), apply)
+        return fleet
+
+    async def command(self, command: AdapterCommand, timeout_seconds: float = 30) -> AdapterEvent | TrainingRun:
+        """Sends `command` to the coordinator and waits for its answer. Raises TimeoutError when none comes; the command stays on its topic."""
+        async with self._listening(ADAPTERS.name, TRAINING_RUNS.name) as client:
+            await self._send(ADAPTER_COMMANDS.name, command.adapter, command.command_id, command)
+            async with asyncio.timeout(timeout_seconds):
+                while True:
+                    for partition, messages in (await client.getmany(timeout_ms=100)).items():
+                        kind: type[AdapterEvent | TrainingRun] = AdapterEvent if partition.topic == self._prefix + ADAPTERS.name else TrainingRun
+                        for message in messages:
+                            with contextlib.suppress(InvalidRecord):
+                                answer: AdapterEvent | TrainingRun = self._codec.decode(kind, message.value)
+                                if answer.command_id == command.command_id:
+                                    return answer
+
+    async def watch(self, run_id: str) -> AsyncIterator[TrainingRun]:
+        """The moments of a run, those that were and those to come, until its last word."""
+        follower = Follower(self._broker, [self._prefix + TRAINING_RUNS.name])
+        await follower.start()
+        try:
+            while True:
+                for record in await follower.poll():
+                    with contextlib.suppress(InvalidRecord):
+                        moment = self._codec.decode(TrainingRun, record.value)
+                        if moment.run_id == run_id:
+                            yield moment
+                            if moment.status not in OPEN:
+                                return
+        finally:
+            await follower.stop()
+
+    @asynccontextmanager
+    async def _listening(self, *topics: str) -> AsyncIterator[AIOKafkaConsumer]:
+        """A reader of what is written to `topics` from now on."""
+        partitions = await partitions_of(self._broker, {self._prefix + topic for topic in topics})
         client = consumer(self._broker)
         try:
             await client.start()
@@ -79,17 +127,23 @@ class Client:
             await client.seek_to_end(*partitions)
             for partition in partitions:
                 await client.position(partition)
-            request = Request(request_id=request_id, conversation_id=request_id, text=text, context=context, tools=None, adapter_id=adapter_id, deadline_ms=None, served=None)
-            await self._send(REQUESTS.name, request_id, request_id, request)
-            return await asyncio.wait_for(self._await(client, request_id), timeout_seconds)
+            yield client
         finally:
             await client.stop()
 
-    async def _await(self, client: object, request_id: str) -> Answered:
+    async def ask(self, text: str, context: dict[str, str], adapter_id: str | None = None, timeout_seconds: float = 60) -> Answered:
+        """Sends a request and waits for its last word. Raises TimeoutError when none comes."""
+        request_id = uuid.uuid4().hex
+        async with self._listening(COMPLETED.name, *(result_topic(a.result).name for a in self.project.adapters.values())) as client:
+            request = Request(request_id=request_id, conversation_id=request_id, text=text, context=context, tools=None, adapter_id=adapter_id, deadline_ms=None, served=None)
+            await self._send(REQUESTS.name, request_id, request_id, request)
+            return await asyncio.wait_for(self._await(client, request_id), timeout_seconds)
+
+    async def _await(self, client: AIOKafkaConsumer, request_id: str) -> Answered:
         results: dict[str, tuple[str, Result]] = {}
         completed: RequestCompleted | None = None
         while completed is None or any(r.result_id not in results for r in completed.results):
-            for partition, messages in (await client.getmany(timeout_ms=100)).items():  # type: ignore[attr-defined]
+            for partition, messages in (await client.getmany(timeout_ms=100)).items():
                 for message in messages:
                     if partition.topic == self._prefix + COMPLETED.name:
                         word = self._codec.decode(RequestCompleted, message.value)

@@ -80,11 +80,12 @@ class Projection:
     async def _run(self, connection: asyncpg.Connection, message: Any, at: datetime) -> None:
         r = self._codec.decode(TrainingRun, message.value)
         await connection.execute(
-            "INSERT INTO runs VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT (run_id) DO UPDATE SET status = $4, step = coalesce($5, runs.step), "
+            "INSERT INTO runs VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT (run_id) DO UPDATE SET status = $4, step = coalesce($5, runs.step), "
             "steps = coalesce($6, runs.steps), loss = coalesce($7, runs.loss), metrics = $8, reason = $9, record_offset = $10, recorded_at = $11, "
-            "tokens_per_second = coalesce($12, runs.tokens_per_second), seconds_left = $13, memory_bytes = coalesce($14, runs.memory_bytes) WHERE runs.record_offset < $10",
+            "tokens_per_second = coalesce($12, runs.tokens_per_second), seconds_left = $13, memory_bytes = coalesce($14, runs.memory_bytes), trigger = $15 "
+            "WHERE runs.record_offset < $10 AND runs.status NOT IN ('published', 'rejected', 'failed', 'cancelled')",
             r.run_id, r.adapter, r.version, r.status, r.step, r.steps, r.loss, json.dumps(dict(r.metrics)), r.reason, message.offset, at,
-            r.tokens_per_second, r.seconds_left, r.memory_bytes,
+            r.tokens_per_second, r.seconds_left, r.memory_bytes, r.trigger,
         )  # fmt: skip
 
     async def _adapter(self, connection: asyncpg.Connection, message: Any, at: datetime) -> None:

@@ -64,4 +64,4 @@ class Follower:
     async def poll(self, timeout_ms: int = 200) -> Sequence[Record]:
         """The next records."""
         batches = await self._client.getmany(timeout_ms=timeout_ms)
-        return [Record(m.topic, m.partition, m.offset, m.key, m.value, tuple(m.headers)) for batch in batches.values() for m in batch]
+        return [Record(m.topic, m.partition, m.offset, m.key, m.value, tuple(m.headers), m.timestamp) for batch in batches.values() for m in batch]

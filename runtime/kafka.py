@@ -37,6 +37,7 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    timestamp_ms: int = 0
 
     @property
     def origin(self) -> str:

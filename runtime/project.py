@@ -64,7 +64,11 @@ class Gate(_Table):
     """When a version may go live."""
 
     min_score: float = Field(default=0.5, ge=0, le=1, description="Lowest score on held-out examples.")
-    max_loss: float = Field(default=0.02, ge=0, le=1, description="How much lower than the live version's score it may be.")
+    max_loss: float = Field(default=0.02, ge=0, le=1, description="How much lower than the live version's score it may be, and than the best version's on the anchors: the paired 95 % lower bound is above that.")
+    min_valid: float = Field(default=0.9, ge=0, le=1, description="Lowest share of answers that can be read.")
+    max_slowdown: float = Field(default=1.5, ge=1, description="How many times the live version's tokens an answer may take.")
+    max_megabytes: float = Field(default=500.0, gt=0, description="Of its weights.")
+    underpowered: Literal["publish", "reject"] = Field(default="publish", description="Below 200 held-out examples little can be told: publish what seems good all the same, or reject it.")
 
 
 class ToolDeclaration(_Table):
@@ -94,7 +98,9 @@ class Adapter(_Table):
     shortlist: int = Field(default=4, ge=1, description="Of more tools than this a prompt shows those that are nearest to the message; of a passage to quote, so many of the sentences that are nearest to the question.")
     threshold: float = Field(default=0.5, ge=-1, le=1, description="Cosine below which the router does not choose it.")
     whole_message: bool = Field(default=False, description="It answers the message as a whole, whatever its clauses are about.")
-    min_examples: int = Field(default=200, ge=1, description="New training examples that start a run.")
+    min_examples: int = Field(default=200, ge=1, description="New training examples that start a run; twice as many after a version that its gate rejected, and so on.")
+    max_age_hours: float | None = Field(default=None, gt=0, description="Fewer start one too, when the oldest has waited so long.")
+    priority: int = Field(default=0, description="Of runs that wait, one of an adapter with a higher number comes first; what a command asks for comes before all.")
     quote: bool = Field(default=False, description="Only for `chat`: where a passage is given, answers are sentences of it, word for word.")
     recipe: Recipe = Recipe()
     dpo: Dpo | None = Field(default=None, description="Only for `chat` and `tool`.")

@@ -1,4 +1,4 @@
-"""The coordinator's shell: follows datasets, runs and registry; requests runs; is the only writer of aliases and epochs.
+"""The coordinator's shell: follows datasets, runs, registry and commands; requests runs; is the only writer of aliases and epochs.
 
 All state is what the topics say. Foreign bytes on them are parked, by the coordinator alone and once. One transactional id fences a second coordinator, whose writes then fail.
 """
@@ -19,8 +19,9 @@ from runtime.follower import Follower
 from runtime.kafka import Record
 from runtime.project import Project
 from schemas.codec import Codec, InvalidRecord
-from schemas.events import AdapterEvent, BaseEpoch, DatasetRecord, DeadLetter, TrainingRun
-from schemas.topics import ADAPTERS, DEAD_LETTERS, TRAINING_RUNS
+from schemas.events import AdapterCommand, AdapterEvent, BaseEpoch, DatasetRecord, DeadLetter, RunStatus, TrainingRun
+from schemas.topics import ADAPTER_COMMANDS, ADAPTERS, DEAD_LETTERS, TRAINING_RUNS
+from trainers import commands
 from trainers.base_model import base_sha256
 from trainers.fleet import Fleet
 
@@ -37,11 +38,13 @@ class Coordinator:
         self.fleet = Fleet(project)
         datasets = self.fleet.datasets()
         self._datasets = {prefix + topic.name: name for name, topic in datasets.items()}
-        topics = [prefix + topic.name for topic in (TRAINING_RUNS, ADAPTERS, DEAD_LETTERS, *datasets.values())]
+        topics = [prefix + topic.name for topic in (TRAINING_RUNS, ADAPTERS, ADAPTER_COMMANDS, DEAD_LETTERS, *datasets.values())]
         self._follower = Follower(broker, topics)
         self._upstream = Backlog(broker, feeders or {})
         self._parked: set[str] = set()
         self._refused: dict[str, DeadLetter] = {}
+        self._commands: dict[str, AdapterCommand] = {}
+        self._answered: set[str] = set()
         self._writer = EventWriter(broker, STAGE, STAGE, self._codec, prefix)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -68,15 +71,22 @@ class Coordinator:
     def _apply(self, record: Record) -> None:
         if dataset := self._datasets.get(record.topic):
             example = self._codec.decode(DatasetRecord, record.value)
-            self.fleet.apply_example(example, dataset, (record.topic, record.partition), record.offset, time.monotonic())
+            self.fleet.apply_example(example, dataset, (record.topic, record.partition), record.offset, record.timestamp_ms / 1000, time.time())
         elif record.topic == self._prefix + TRAINING_RUNS.name:
-            self.fleet.apply_run(self._codec.decode(TrainingRun, record.value))
+            run = self._codec.decode(TrainingRun, record.value)
+            self._answered.add(run.command_id or "")
+            self.fleet.apply_run(run)
+        elif record.topic == self._prefix + ADAPTER_COMMANDS.name:
+            command = self._codec.decode(AdapterCommand, record.value)
+            self._commands[command.command_id] = command
         elif record.topic == self._prefix + DEAD_LETTERS.name:
             letter = self._codec.decode(DeadLetter, record.value)
             if letter.stage == STAGE:
                 self._parked.add(letter.letter_id)
         else:
-            self.fleet.apply_adapter(self._codec.decode(AdapterEvent, record.value))
+            event = self._codec.decode(AdapterEvent, record.value)
+            self._answered.add(event.command_id or "")
+            self.fleet.apply_adapter(event)
 
     def _refuse(self, record: Record, error: InvalidRecord) -> None:
         letter = letter_of(STAGE, record, error)
@@ -96,7 +106,10 @@ class Coordinator:
         for event in list(self.fleet.due_aliases()):
             await self._change(event)
             log.info("alias.switched", adapter=event.adapter, version=event.alias.live_version if event.alias else None)
-        for run in await self._due_runs(time.monotonic()):
+        for command in [one for one in self._commands.values() if one.command_id not in self._answered]:
+            await self._answer(command)
+        self._commands.clear()
+        for run in await self._due_runs(time.time()):
             await self._writer.write([Entry(TRAINING_RUNS.name, run.run_id, run)])
             self.fleet.apply_run(run)
             log.info("run.requested", adapter=run.adapter, run_id=run.run_id, version=run.version)
@@ -108,6 +121,17 @@ class Coordinator:
             self.fleet.stir(now)
             return list(self.fleet.decide(now))
         return runs
+
+    async def _answer(self, command: AdapterCommand) -> None:
+        answer = commands.answer(self.fleet, command)
+        self._answered.add(command.command_id)
+        log.info("command.answered", action=command.action, adapter=command.adapter, command_id=command.command_id, reason=answer.reason)
+        if isinstance(answer, AdapterEvent):
+            await self._change(answer)
+            return
+        await self._writer.write([Entry(TRAINING_RUNS.name, answer.run_id, answer)])
+        if answer.status is not RunStatus.CANCELLED:  # its trainer may have said a last word before: the topic's order decides
+            self.fleet.apply_run(answer)
 
     async def _change(self, event: AdapterEvent) -> None:
         await self._writer.write([Entry(ADAPTERS.name, event.adapter, event)])

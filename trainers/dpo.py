@@ -28,7 +28,7 @@ CPU_ROWS = 2
 Pair = tuple[list[int], list[int], list[int]]
 
 
-def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: Dpo, folder: Path, report: Report) -> PeftModel:
+def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: Dpo, folder: Path, report: Report, halvings: int = 0) -> PeftModel:
     """The adapter in `adapter` trained on (prompt ids, chosen ids, rejected ids); saved to `folder` as PEFT does, where it is gone on with as `sft.train` does."""
     if is_kept(folder):
         return with_adapter(base, folder)
@@ -55,7 +55,7 @@ def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: 
     order = training_order(lengths, BATCH, len(fitting), recipe.seed)
     model = with_adapter(base, adapter, is_trainable=True)
     arguments = DPOConfig(
-        **common_arguments(folder, recipe, BATCH, CPU_ROWS), num_train_epochs=1, learning_rate=dpo.learning_rate, beta=dpo.beta,
+        **common_arguments(folder, recipe, BATCH, CPU_ROWS, halvings), num_train_epochs=1, learning_rate=dpo.learning_rate, beta=dpo.beta,
         loss_type=["sigmoid", "sft"], loss_weights=[1.0, dpo.sft_weight], max_length=recipe.max_tokens,
     )  # fmt: skip
     trainer = OurTokens(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), callbacks=[reporter(report, tokens_of_steps(order, lengths, BATCH)), saver()])

@@ -36,6 +36,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    """Of all held-out examples, of those that the live version's run did not have, and of the anchors, which stay the same from version to version."""
+
+    whole: Evaluation
+    new: Evaluation | None
+    anchors: Evaluation | None
+    tokens_an_answer: float
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """A held-out example under what it is asked with: its own labels and tools."""
 
@@ -53,12 +63,37 @@ class Asked:
         """Its prompt, with labels and tools in their declared order."""
         return ask(self.spec, self.given)
 
+    @property
+    def wanted(self) -> Any:
+        """The right answer, in the form of `samples.answer`."""
+        return expected(self.spec, self.row.body["output"])
 
-def evaluate(model: PreTrainedModel, tokenizer: Any, spec: TaskSpec, asked: Sequence[Asked]) -> Evaluation:
-    """The evaluation of `model` on examples of the task of `spec`."""
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The examples that a version is judged by; `new` and `anchors` are the places of those parts among them."""
+
+    asked: tuple[Asked, ...]
+    new: tuple[int, ...] = ()
+    anchors: tuple[int, ...] = ()
+
+
+def evaluate(model: PreTrainedModel, tokenizer: Any, spec: TaskSpec, held_out: HeldOut) -> Scores:
+    """The scores of `model` on examples of the task of `spec`."""
+    said, tokens = answers(model, tokenizer, spec, held_out.asked)
+    wanted = [one.wanted for one in held_out.asked]
+
+    def part(places: Sequence[int]) -> Evaluation | None:
+        return score(spec, [said[i] for i in places], [wanted[i] for i in places]) if places else None
+
+    return Scores(score(spec, said, wanted), part(held_out.new), part(held_out.anchors), tokens / max(1, len(said)))
+
+
+def answers(model: PreTrainedModel, tokenizer: Any, spec: TaskSpec, asked: Sequence[Asked]) -> tuple[list[Any], int]:
+    """What `model` answers to examples of the task of `spec`, `Invalid` where it can't be read; and how many tokens that took."""
     completions = generate(model, tokenizer, [a.prompt for a in asked], [grammar(a.spec, a.given) for a in asked], MAX_TOKENS[spec.task])
-    answers = [read_answer(a.spec, completion, a.given) for completion, a in zip(completions, asked, strict=True)]
-    return score(spec, answers, [expected(a.spec, a.row.body["output"]) for a in asked])
+    tokens = sum(len(tokenizer.encode(completion, add_special_tokens=False)) for completion in completions)
+    return [read_answer(a.spec, completion, a.given) for completion, a in zip(completions, asked, strict=True)], tokens
 
 
 def by_book(asked: Sequence[Asked], evaluation: Evaluation) -> dict[str, float]:

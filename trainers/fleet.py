@@ -22,6 +22,7 @@ from schemas.events import (
     OffsetRange,
     RecordStatus,
     RunStatus,
+    RunTrigger,
     TrainingRun,
 )
 from schemas.topics import BASE, CPT, PREFERENCES, Topic, dataset_topic
@@ -30,6 +31,8 @@ from trainers.base_model import weights_sha256
 QUIET_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 300.0
 """For how long enough examples wait for more: in a stream that never rests some always come."""
+MOST_DOUBLINGS = 4
+"""Each version in a row that its gate rejects doubles how many new examples start a run, so often at most."""
 OPEN = (RunStatus.REQUESTED, RunStatus.STARTED, RunStatus.PROGRESS, RunStatus.EVALUATED)
 EPOCH_KEY = "*"
 Partition = tuple[str, int]
@@ -37,16 +40,34 @@ Partition = tuple[str, int]
 
 @dataclass(slots=True)
 class AdapterState:
-    """One adapter, or the base: its examples, what of them runs have seen, its versions, its alias."""
+    """One adapter, or the base: its examples, what of them runs have seen, its versions, its alias.
+
+    `unseen` maps the examples that no run has seen to when they were written. `stack` are the versions that were live on the current epoch, each
+    above the one that a rollback from it leads to; `newest_live` is the newest that ever was; `changed_at` is the sequence of the last alias or epoch record.
+    """
 
     live_ids: set[str] = field(default_factory=set)
-    unseen_ids: set[str] = field(default_factory=set)
+    unseen: dict[str, float] = field(default_factory=dict)
     ends: dict[Partition, int] = field(default_factory=dict)
     last_change: float = 0.0
     due_since: float | None = None
     runs: dict[str, TrainingRun] = field(default_factory=dict)
     versions: dict[int, AdapterVersion] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
     alias: AdapterAlias | None = None
+    stack: list[int] = field(default_factory=list)
+    newest_live: int = 0
+    changed_at: int = 0
+
+    @property
+    def live(self) -> int:
+        """The version that answers; 0 when there is none."""
+        return self.alias.live_version if self.alias else 0
+
+    @property
+    def retired(self) -> bool:
+        """Whether it was taken out of service."""
+        return self.alias is not None and not self.alias.live_version
 
     @property
     def running(self) -> bool:
@@ -59,6 +80,12 @@ class AdapterState:
         numbers = sorted({run.version or 0 for run in self.runs.values() if run.status is RunStatus.PUBLISHED})
         return [self.versions[number] for number in numbers if number in self.versions]
 
+    @property
+    def rejections(self) -> int:
+        """How many of the last runs in a row made what their gate rejected; those that failed, were cancelled or tried another epoch tell nothing."""
+        judged = [run.status for run in self.runs.values() if run.status in (RunStatus.PUBLISHED, RunStatus.REJECTED) and run.trigger is not RunTrigger.EPOCH]
+        return next((i for i, status in enumerate(reversed(judged)) if status is RunStatus.PUBLISHED), len(judged))
+
     def runs_on(self, epoch: int) -> list[TrainingRun]:
         """The runs on base epoch `epoch`."""
         return [run for run in self.runs.values() if run.base_epoch == epoch]
@@ -67,13 +94,32 @@ class AdapterState:
         """The newest version on base epoch `epoch` that passed the gate; 0 when there is none."""
         return max((version.version for version in self.published if version.base_epoch == epoch), default=0)
 
-    def ready(self, wanted: int, now: float) -> bool:
-        """Whether there are `wanted` examples that no run has seen, and none came for a while or they have waited for long."""
-        if len(self.unseen_ids) < wanted or self.running:
+    def switch(self, alias: AdapterAlias | None, sequence: int) -> None:
+        """Another version answers, or none."""
+        self.alias, self.changed_at = alias, sequence
+        if not self.live:
+            return
+        self.newest_live = max(self.newest_live, self.live)
+        if self.live in self.stack:
+            del self.stack[self.stack.index(self.live) + 1 :]
+        else:
+            self.stack.append(self.live)
+
+    def due(self, wanted: int, oldest_seconds: float | None, now: float) -> RunTrigger | None:
+        """What starts a run: `wanted` examples that no run has seen (after rejections more), or one that has waited for `oldest_seconds`; None where
+        too few or too young ones are there, a run is under way, or more of them come just now."""
+        trigger = None if self.running else self._trigger(wanted << min(self.rejections, MOST_DOUBLINGS), oldest_seconds, now)
+        if trigger is None:
             self.due_since = None
-            return False
+            return None
         self.due_since = now if self.due_since is None else self.due_since
-        return now - self.last_change >= QUIET_SECONDS or now - self.due_since >= LONGEST_WAIT_SECONDS
+        return trigger if now - self.last_change >= QUIET_SECONDS or now - self.due_since >= LONGEST_WAIT_SECONDS else None
+
+    def _trigger(self, wanted: int, oldest_seconds: float | None, now: float) -> RunTrigger | None:
+        if len(self.unseen) >= wanted:
+            return RunTrigger.EXAMPLES
+        waited_for_long = oldest_seconds is not None and self.unseen and now - min(self.unseen.values()) >= oldest_seconds
+        return RunTrigger.AGE if waited_for_long else None
 
 
 @dataclass(slots=True)
@@ -90,8 +136,8 @@ class Fleet:
     def __post_init__(self) -> None:
         self.adapters = {name: AdapterState() for name in self.project.adapters}
 
-    def apply_example(self, record: DatasetRecord, dataset: str, partition: Partition, offset: int, now: float) -> None:
-        """A record of `dataset` at `offset`; `now` in seconds of any clock that `decide` shares."""
+    def apply_example(self, record: DatasetRecord, dataset: str, partition: Partition, offset: int, written: float, now: float) -> None:
+        """A record of `dataset` at `offset`, with when it was written; times in seconds of the clock that `decide` has."""
         state = self._state(BASE if record.adapter == CPT else record.adapter)
         if state is None:
             return
@@ -102,11 +148,11 @@ class Fleet:
         state.ends[partition] = offset + 1
         if record.status is RecordStatus.WITHDRAWN:
             state.live_ids.discard(record.example_id)
-            state.unseen_ids.discard(record.example_id)
+            state.unseen.pop(record.example_id, None)
         else:
             state.live_ids.add(record.example_id)
             if not self._seen(state, partition, offset):
-                state.unseen_ids.add(record.example_id)
+                state.unseen.setdefault(record.example_id, written)
 
     def stir(self, now: float) -> None:
         """Examples are on their way: nothing is quiet at `now`."""
@@ -114,14 +160,16 @@ class Fleet:
             state.last_change = now
 
     def apply_run(self, run: TrainingRun) -> None:
-        """A moment of a run."""
+        """A moment of a run; behind its last word nothing counts."""
         state = self._state(run.adapter)
         if state is None:
             return
         earlier = state.runs.get(run.run_id)
+        if earlier is not None and earlier.status not in OPEN:
+            return
         state.runs[run.run_id] = run if run.ranges or earlier is None else _with_ranges(run, earlier)
         if run.status is RunStatus.REQUESTED:
-            state.unseen_ids.clear()
+            state.unseen.clear()
 
     def apply_adapter(self, event: AdapterEvent) -> None:
         """A change in the registry."""
@@ -130,15 +178,18 @@ class Fleet:
             self.epoch = event.epoch
             for name, state in self.adapters.items():
                 version = event.epoch.live.get(name)
-                state.alias = AdapterAlias(live_version=version) if version else None
+                state.stack.clear()
+                state.switch(AdapterAlias(live_version=version) if version else state.alias if state.retired else None, event.sequence)
             return
         known = self._state(event.adapter)
         if known is None:
             return
         if event.version and event.kind is AdapterEventKind.VERSION:
             known.versions[event.version.version] = event.version
+        if event.version and event.kind is AdapterEventKind.REFUSAL:
+            known.refused[event.version.version] = event.reason or ""
         if event.alias:
-            known.alias = event.alias
+            known.switch(event.alias, event.sequence)
 
     @property
     def candidate(self) -> AdapterVersion | None:
@@ -151,32 +202,36 @@ class Fleet:
         return None if failed else newest
 
     def decide(self, now: float) -> Iterator[TrainingRun]:
-        """The runs to request: enough new examples, nothing running, and no example for a while."""
+        """The runs to request: enough or old enough new examples, nothing running, and no example for a while."""
         cpt, candidate = self.project.base.cpt, self.candidate
         if self.epoch is None or self.base.running:
             return
         if candidate is not None:
             for name, state in self.adapters.items():
-                if state.alias and not state.runs_on(candidate.version):
-                    yield self.request(name, candidate.version)
-        elif cpt and self.base.ready(cpt.min_examples, now) and not any(state.running for state in self.adapters.values()):
-            yield self.request(BASE, self.epoch.epoch)
+                if state.live and not state.runs_on(candidate.version):
+                    yield self.request(name, candidate.version, RunTrigger.EPOCH)
+        elif cpt and (trigger := self.base.due(cpt.min_examples, None, now)) and not any(state.running for state in self.adapters.values()):
+            yield self.request(BASE, self.epoch.epoch, trigger)
         elif self.base.runs or not cpt:
             for name, state in self.adapters.items():
-                if state.ready(self.project.adapters[name].min_examples, now):
-                    yield self.request(name, self.epoch.epoch)
+                declared = self.project.adapters[name]
+                age = declared.max_age_hours * 3600 if declared.max_age_hours else None
+                if not state.retired and (trigger := state.due(declared.min_examples, age, now)):
+                    yield self.request(name, self.epoch.epoch, trigger)
 
-    def request(self, name: str, epoch: int) -> TrainingRun:
-        """A run of `name` on base `epoch` over all that is there; its id is a function of just that."""
+    def request(self, name: str, epoch: int, trigger: RunTrigger, command_id: str | None = None) -> TrainingRun:
+        """A run of `name` on base `epoch` over all that is there; its id is a function of just that, and of the command where one asked for it."""
         state = self._state(name)
         assert state is not None
         declared = self.project.adapters.get(name)
         ends = state.ends | (self.preference_ends if declared and declared.dpo else {})
         ranges = tuple(OffsetRange(topic=topic, partition=partition, first=0, end=end) for (topic, partition), end in sorted(ends.items()))
         recipe = self.recipe_hash(name)
-        run_id = digest("run", name, epoch, recipe, *(f"{r.topic}/{r.partition}/{r.end}" for r in ranges))
+        run_id = digest("run", name, epoch, recipe, *(f"{r.topic}/{r.partition}/{r.end}" for r in ranges), *([command_id] if command_id else []))
         version = max([*state.versions, *(run.version or 0 for run in state.runs.values())], default=0) + 1
-        return TrainingRun(run_id=run_id, adapter=name, base_epoch=epoch, status=RunStatus.REQUESTED, version=version, ranges=ranges, recipe_hash=recipe)
+        return TrainingRun(
+            run_id=run_id, adapter=name, base_epoch=epoch, status=RunStatus.REQUESTED, version=version, ranges=ranges, recipe_hash=recipe, trigger=trigger, command_id=command_id,
+        )  # fmt: skip
 
     def recipe_hash(self, name: str) -> str:
         """Digest of how `name` is trained."""
@@ -190,7 +245,7 @@ class Fleet:
         candidate = self.candidate
         if candidate is None:
             return None
-        live = {name: state.newest_on(candidate.version) for name, state in self.adapters.items() if state.alias}
+        live = {name: state.newest_on(candidate.version) for name, state in self.adapters.items() if state.live}
         if not all(live.values()):
             return None
         epoch = BaseEpoch(epoch=candidate.version, base_uri=candidate.artifact_uri, base_sha256=weights_sha256({file.path: file.sha256 for file in candidate.files}), live=live)
@@ -201,18 +256,21 @@ class Fleet:
         return AdapterEvent(adapter=EPOCH_KEY, kind=AdapterEventKind.EPOCH, sequence=self.sequence + 1, version=None, alias=None, epoch=epoch, reason=None)
 
     def due_aliases(self) -> Iterator[AdapterEvent]:
-        """Alias records for versions of the current epoch that were published and are newer than the live one."""
+        """Alias records for versions of the current epoch that were published and are newer than any that was live: what was rolled back stays so."""
         if self.epoch is None:
             return
-        sequence = self.sequence
+        ahead = 0
         for name, state in self.adapters.items():
             newest = state.newest_on(self.epoch.epoch)
-            if newest > (state.alias.live_version if state.alias else 0):
-                sequence += 1
-                yield AdapterEvent(
-                    adapter=name, kind=AdapterEventKind.ALIAS, sequence=sequence, version=None, epoch=None, reason=None,
-                    alias=AdapterAlias(live_version=newest, canary_version=None),
-                )  # fmt: skip
+            if newest > state.newest_live and not state.retired:
+                ahead += 1
+                yield self.alias_event(name, newest, ahead)
+
+    def alias_event(self, name: str, version: int, ahead: int = 1, reason: str | None = None, command_id: str | None = None) -> AdapterEvent:
+        """The record that makes `version` of `name` live, 0 for none; the one `ahead` of the last sequence."""
+        return AdapterEvent(
+            adapter=name, kind=AdapterEventKind.ALIAS, sequence=self.sequence + ahead, alias=AdapterAlias(live_version=version), reason=reason, command_id=command_id,
+        )  # fmt: skip
 
     def datasets(self) -> dict[str, Topic]:
         """The datasets that decide when to train, and on what."""

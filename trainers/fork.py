@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +19,46 @@ from schemas.events import Split
 from trainers import dpo, sft
 from trainers.artifact import Made
 from trainers.base_model import give_memory_back, with_adapter
-from trainers.evaluate import Asked, by_book, evaluate
-from trainers.gate import judge
+from trainers.evaluate import Asked, Evaluation, HeldOut, Scores, by_book, evaluate
+from trainers.gate import Rivals, judge
 from trainers.mistakes import own_mistakes
 from trainers.progress import Report
-from trainers.snapshot import Row
+from trainers.snapshot import Row, example_ids
 
-MAX_HELD_OUT = 250
-"""Enough to tell a point or two apart; more would take longer than training does on a CPU."""
+MAX_HELD_OUT, MAX_ANCHORS, MAX_NEW = 250, 100, 75
+"""Held-out examples that a version is judged by, and how many of them may be anchors and new ones: enough to tell a point or two apart; more would
+take longer than training does on a CPU."""
 
 
-def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, folder: Path, report: Report) -> Made:
-    """The adapter of `rows` in `folder`, with its scores beside the base's and the live version's (in `live`) on the same examples."""
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The folders of earlier versions on the same base: the live one, the best on the anchors, and the first, whose held-out examples are the anchors."""
+
+    live: Path | None = None
+    best: Path | None = None
+    first: Path | None = None
+
+
+def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, folder: Path, report: Report, halvings: int = 0, *, floor_only: bool = False) -> Made:
+    """The adapter of `rows` in `folder`, with its scores beside those of the base and of earlier versions on the same examples."""
     tokenizer, spec = load_tokenizer(base), adapter.spec
     shortlist = Shortlist(lambda texts: minilm().encode(texts))  # loaded where there is something to narrow
-    held_out = list(islice((a for a in _ask(spec, rows, shortlist) if len(prompt_ids(tokenizer, a.prompt)) <= adapter.recipe.max_tokens), MAX_HELD_OUT))
+    held_out = judged_by(adapter, rows, tokenizer, shortlist, earlier)
     known = [row for row in rows if row.split is Split.TRAIN]
     single = [row for row in known if not row.is_pair]
     learnt = _offers(spec, single, shortlist)
     learn = [_tokens(one.spec, one.row, tokenizer, adapter.recipe.seed) for one in learnt]
-    model = sft.train(base, learn, adapter.recipe, folder / "sft", report)
+    model = sft.train(base, learn, adapter.recipe, folder / "sft", report, halvings)
     candidate = evaluate(model, tokenizer, spec, held_out)
     with model.disable_adapter():
-        alone = evaluate(model, tokenizer, spec, held_out)
-    metric, chosen = candidate.metric, folder / "sft"
+        alone = evaluate(model, tokenizer, spec, held_out).whole
+    metric, chosen = alone.metric, folder / "sft"
     metrics: dict[str, float] = {}
     pairs = [_pair(one.spec, one.row, tokenizer, adapter.recipe.seed) for one in _offers(spec, [row for row in known if row.is_pair], shortlist)]
     serving = None
-    if live:
-        model = with_adapter(base, live)
+    if earlier.live:
+        model = with_adapter(base, earlier.live)
         serving = evaluate(model, tokenizer, spec, held_out)
-        metrics[f"live_{metric}"] = serving.score
         if adapter.dpo:
             mistakes = own_mistakes(model, tokenizer, learnt, adapter.dpo.own_answers, adapter.recipe.seed)
             metrics["own_mistakes"] = float(len(mistakes))
@@ -58,25 +66,55 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], live: Path | None, fo
     del model
     if adapter.dpo and pairs:
         give_memory_back()
-        aligned = dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", report)
+        aligned = dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", report, halvings)
         give_memory_back()
         after = evaluate(aligned, tokenizer, spec, held_out)
-        metrics |= {f"sft_{metric}": candidate.score, f"dpo_{metric}": after.score, "pairs": float(len(pairs))}
-        if after.score >= candidate.score:
+        metrics |= {f"sft_{metric}": candidate.whole.score, f"dpo_{metric}": after.whole.score, "pairs": float(len(pairs))}
+        if after.whole.score >= candidate.whole.score:
             candidate, chosen = after, folder / "dpo"
+        del aligned
     for name in ADAPTER_FILES:
         if (chosen / name).exists():
             shutil.copy(chosen / name, folder / name)
-    metrics |= {metric: candidate.score, f"base_{metric}": alone.score, "valid_share": candidate.valid_share, "held_out": float(candidate.count)}
+    rivals = Rivals(alone, serving, _best_on_anchors(spec, base, tokenizer, held_out, earlier, serving))
+    verdict = judge(adapter.gate, candidate, rivals, (folder / ADAPTER_FILES[0]).stat().st_size, floor_only=floor_only)
+    metrics |= _metrics(candidate, rivals) | verdict.numbers
     metrics["teacher_usd"] = sum(row.teacher_usd for row in rows)
-    metrics |= by_book(held_out, candidate) | {f"base_{name}": value for name, value in by_book(held_out, alone).items()}
-    return Made(ADAPTER_FILES, metrics, judge(adapter.gate, candidate, alone, serving))
+    metrics |= by_book(held_out.asked, candidate.whole) | {f"base_{name}": value for name, value in by_book(held_out.asked, alone).items()}
+    return Made(ADAPTER_FILES, metrics, verdict)
 
 
-def _ask(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist) -> list[Asked]:
-    """The held-out examples, each with what serving would put on offer."""
+def _metrics(candidate: Scores, rivals: Rivals) -> dict[str, float]:
+    """What a version says of itself, by name."""
+    metric, live = candidate.whole.metric, rivals.live
+    parts = {"new": candidate.new, "anchor": candidate.anchors, "base": rivals.base, "live": live and live.whole, "live_new": live and live.new, "best_anchor": rivals.best_on_anchors}
+    counts = {"held_out": candidate.whole.count, "new_held_out": candidate.new.count if candidate.new else 0, "anchors": candidate.anchors.count if candidate.anchors else 0}
+    return {metric: candidate.whole.score} | {f"{name}_{metric}": part.score for name, part in parts.items() if part} | {name: float(count) for name, count in counts.items()} | {"tokens_an_answer": candidate.tokens_an_answer}
+
+
+def _best_on_anchors(spec: TaskSpec, base: str, tokenizer: Any, held_out: HeldOut, earlier: Earlier, serving: Scores | None) -> Evaluation | None:
+    if earlier.best is None or not held_out.anchors:
+        return None
+    if serving and earlier.best == earlier.live:
+        return serving.anchors
+    return evaluate(with_adapter(base, earlier.best), tokenizer, spec, HeldOut(tuple(held_out.asked[i] for i in held_out.anchors))).whole
+
+
+def judged_by(adapter: Adapter, rows: Sequence[Row], tokenizer: Any, shortlist: Shortlist, earlier: Earlier = Earlier()) -> HeldOut:
+    """The held-out examples of `rows` that a version is judged by, each with what serving would put on offer; those that the live version's run did
+    not have are new, the first of the first version's are the anchors, or its own where it is the first."""
     held_out = [row for row in rows if row.split is Split.EVALUATION and not row.is_pair]
-    return _shown(held_out, shortlist.narrow(spec, [row.body["input"] for row in held_out]))
+    shown = _shown(held_out, shortlist.narrow(adapter.spec, [row.body["input"] for row in held_out]))
+    fitting = [one for one in shown if len(prompt_ids(tokenizer, one.prompt)) <= adapter.recipe.max_tokens]
+    ids = [one.row.example_id for one in fitting]
+    first = example_ids(earlier.first) if earlier.first else frozenset(ids)
+    had = example_ids(earlier.live) if earlier.live else frozenset(ids)
+    anchors = [one for one in ids if one in first][:MAX_ANCHORS]
+    new = [one for one in ids if one not in had][:MAX_NEW]
+    chosen = set(list(dict.fromkeys([*anchors, *new, *ids]))[:MAX_HELD_OUT])
+    asked = tuple(one for one in fitting if one.row.example_id in chosen)
+    places = {one.row.example_id: i for i, one in enumerate(asked)}
+    return HeldOut(asked, tuple(sorted(places[one] for one in new)), tuple(sorted(places[one] for one in anchors)))
 
 
 def _offers(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist) -> list[Asked]:

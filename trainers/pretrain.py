@@ -30,14 +30,14 @@ MAX_HELD_OUT = 200
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
-def make(cpt: Cpt, base: str, rows: Sequence[Row], folder: Path, report: Report) -> Made:
+def make(cpt: Cpt, base: str, rows: Sequence[Row], folder: Path, report: Report, halvings: int = 0) -> Made:
     """The Domain-Base of `rows` in `folder`: weights, configuration, tokenizer."""
     import torch
 
     tokenizer, size = load_tokenizer(base), cpt.recipe.max_tokens
     learn = list(windows(tokenizer, [row for row in rows if row.split is Split.TRAIN], size))
     held_out = spread(list(windows(tokenizer, [row for row in rows if row.split is Split.EVALUATION], size)), MAX_HELD_OUT)
-    model = train(base, [([], window) for window in learn], cpt.recipe, folder / "lora", report)
+    model = train(base, [([], window) for window in learn], cpt.recipe, folder / "lora", report, halvings)
     with model.disable_adapter():
         before = losses(model, held_out)
     merged = model.merge_and_unload()

@@ -7,7 +7,6 @@ import asyncio
 import json
 import multiprocessing
 import os
-import shutil
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -29,15 +28,23 @@ from schemas.registry import open_codec
 from trainers.artifact import Made
 from trainers.base_model import base_sha256, weights_sha256
 from trainers.gate import Verdict
+from trainers.memory import is_out_of_memory
 from trainers.progress import Report
-from trainers.snapshot import Manifest, Row, needed, open_rows, read_ranges
+from trainers.snapshot import Manifest, Row, example_ids, needed, open_rows, read_ranges
 
 T = TypeVar("T")
+VERSIONS = "versions"
+"""The folder of what was fetched, beside those of runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """All that a run needs to know; picklable. `base` is a folder or hub name, or a version of ours; `recipe` says what is made."""
+    """All that a run needs to know; picklable. `base` is a folder or hub name, or a version of ours; `recipe` says what is made.
+
+    `live`, `best` and `first` are versions that it is compared with (`fork.Earlier`), unless it need only be good enough (`floor_only`).
+
+    Where memory was short, `halvings` times half as many rows are in it at once; gradients are accumulated to the recipe's batch.
+    """
 
     run_id: str
     name: str
@@ -52,6 +59,17 @@ class RunSpec:
     objects: str
     scratch: Path
     registry: str | None = None
+    best: AdapterVersion | None = None
+    first: AdapterVersion | None = None
+    floor_only: bool = False
+    halvings: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """A run ended since memory was short: the error's words."""
+
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +90,13 @@ def execute(spec: RunSpec, report: Report) -> Outcome:
     Raises:
         LoomError: the data or the base are not what they should be.
     """
-    folder = spec.scratch / spec.run_id  # what an earlier attempt left is gone on from
+    folder = spec.scratch / spec.run_id  # what an earlier attempt left is gone on from; the worker deletes it when the run has ended
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        rows = read_rows(spec)
-        base = _base(spec)
-        os.environ.setdefault("HF_HUB_OFFLINE", "1" if Path(base).exists() else "0")
-        made = _make(spec, base, rows, folder, report)
-        return _patiently(lambda: _publish(spec, made, base, rows, folder))
-    finally:  # not where a signal ends the process
-        shutil.rmtree(folder)
+    rows = read_rows(spec)
+    base = base_folder(spec)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1" if Path(base).exists() else "0")
+    made = _make(spec, base, rows, folder, report)
+    return _patiently(lambda: _publish(spec, made, base, rows, folder))
 
 
 def read_rows(spec: RunSpec) -> list[Row]:
@@ -93,16 +108,21 @@ def _make(spec: RunSpec, base: str, rows: list[Row], folder: Path, report: Repor
     if isinstance(spec.recipe, Cpt):
         from trainers import pretrain
 
-        return pretrain.make(spec.recipe, base, rows, folder, report)
+        return pretrain.make(spec.recipe, base, rows, folder, report, spec.halvings)
     from trainers import fork
 
-    live = spec.live
-    return fork.make(spec.recipe, base, rows, _patiently(lambda: fetch(live, Objects(spec.objects), spec.scratch / "versions")) if live else None, folder, report)
+    earlier = fork.Earlier(*(fetched(spec, version) if version else None for version in (spec.live, spec.best, spec.first)))
+    return fork.make(spec.recipe, base, rows, earlier, folder, report, spec.halvings, floor_only=spec.floor_only)
 
 
-def _base(spec: RunSpec) -> str:
-    version = spec.base
-    return version if isinstance(version, str) else str(_patiently(lambda: fetch(version, Objects(spec.objects), spec.scratch / "versions")))
+def base_folder(spec: RunSpec) -> str:
+    """The base that the run forks from: a folder, or a hub name."""
+    return spec.base if isinstance(spec.base, str) else str(fetched(spec, spec.base))
+
+
+def fetched(spec: RunSpec, version: AdapterVersion) -> Path:
+    """The folder of a version's files; waits as long as the store fails."""
+    return _patiently(lambda: fetch(version, Objects(spec.objects), spec.scratch / VERSIONS))
 
 
 def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -117,7 +137,10 @@ async def _rows(spec: RunSpec) -> list[Row]:
     pool = await connect(spec.database, size=1)
     try:
         records = await read_ranges(spec.broker, spec.ranges, open_codec(spec.registry), spec.name)
-        return await open_rows(needed(spec.recipe, records) if isinstance(spec.recipe, Adapter) else records, PostgresKeys(pool))
+        if isinstance(spec.recipe, Adapter):
+            anchors = example_ids(await fetch(spec.first, Objects(spec.objects), spec.scratch / VERSIONS)) if spec.first else frozenset()
+            records = needed(spec.recipe, records, anchors)
+        return await open_rows(records, PostgresKeys(pool))
     finally:
         await pool.close()
 
@@ -146,12 +169,13 @@ def _end_with_worker() -> None:
 
 
 def child(spec: RunSpec, connection: Any) -> None:
-    """The process: sends moments, then one Outcome, or the text of the error. It ends with its worker."""
+    """The process: sends moments, then one Outcome, or OutOfMemory, or the text of another error. It ends with its worker."""
     threading.Thread(target=_end_with_worker, daemon=True).start()
     try:
         connection.send(execute(spec, connection.send))
     except Exception as error:
-        connection.send(f"{type(error).__name__}: {error}")
+        words = f"{type(error).__name__}: {error}"
+        connection.send(OutOfMemory(words) if is_out_of_memory(error) else words)
         raise
     finally:
         connection.close()

@@ -29,11 +29,11 @@ MAX_CPU_ROWS = 8
 """At once on a CPU: 16 took 0.4 GB more at the same speed (benchmarks.md); gradients are accumulated to the recipe's batch."""
 
 
-def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, report: Report) -> PeftModel:
+def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, report: Report, halvings: int = 0) -> PeftModel:
     """An adapter for `base` trained on (prompt ids, completion ids) rows; saved to `folder` as PEFT does.
 
     Goes on from the last checkpoint in `folder`, where one is; an adapter that was saved there is the answer. `report` hears how it goes.
-    Rows over `recipe.max_tokens` are left out.
+    Rows over `recipe.max_tokens` are left out; `halvings` times half as many are in memory at once.
     """
     if is_kept(folder):
         return with_adapter(base, folder)
@@ -63,7 +63,7 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
     lengths = [len(row) for row in columns["input_ids"]]
     order = training_order(lengths, recipe.batch_size, steps * recipe.batch_size, recipe.seed)
     arguments = SFTConfig(
-        **common_arguments(folder, recipe, recipe.batch_size, MAX_CPU_ROWS), max_steps=steps, learning_rate=recipe.learning_rate, max_length=recipe.max_tokens,
+        **common_arguments(folder, recipe, recipe.batch_size, MAX_CPU_ROWS, halvings), max_steps=steps, learning_rate=recipe.learning_rate, max_length=recipe.max_tokens,
         packing=False, pad_to_multiple_of=WIDTH_TOKENS,
     )  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -76,11 +76,16 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
     return trained
 
 
-def common_arguments(folder: Path, recipe: Recipe, batch: int, cpu_rows: int) -> dict[str, Any]:
-    """What every trainer of ours is told: `batch` rows a step, on a CPU at most `cpu_rows` of them at once."""
+def rows_at_once(batch: int, most: int, halvings: int) -> int:
+    """How many rows of a step of `batch` are in memory at once: at most `most`, so often halved; a divisor of `batch`, to which gradients are accumulated. Pure."""
+    return max(n for n in range(1, max(1, min(batch, most) >> halvings) + 1) if batch % n == 0)
+
+
+def common_arguments(folder: Path, recipe: Recipe, batch: int, cpu_rows: int, halvings: int) -> dict[str, Any]:
+    """What every trainer of ours is told: `batch` rows a step, on a CPU at most `cpu_rows` of them at once, `halvings` times half as many."""
     import torch
 
-    at_once = batch if torch.cuda.is_available() else max(n for n in range(1, cpu_rows + 1) if batch % n == 0)
+    at_once = rows_at_once(batch, batch if torch.cuda.is_available() else cpu_rows, halvings)
     return {
         "per_device_train_batch_size": at_once, "gradient_accumulation_steps": batch // at_once,
         "output_dir": str(folder / FOLDER), "save_total_limit": 1, "lr_scheduler_type": "cosine", "warmup_steps": 10, "weight_decay": 0.0, "logging_steps": 10, "save_strategy": "no",

@@ -6,11 +6,14 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from runtime.artifacts import MANIFEST
 from runtime.errors import KeyDestroyed
 from runtime.ids import canonical_json, digest
 from runtime.kafka import consumer
@@ -80,8 +83,13 @@ async def read_ranges(broker: str, ranges: Sequence[OffsetRange], codec: Codec, 
         await client.stop()
 
 
-def needed(adapter: Adapter, records: Sequence[DatasetRecord]) -> list[DatasetRecord]:
-    """Those of `records` that a run of `adapter` can use, the first of each kind: a stream's dataset outgrows any run's memory."""
+def example_ids(folder: Path) -> frozenset[str]:
+    """The examples that the manifest of the version in `folder` names."""
+    return frozenset(json.loads((folder / MANIFEST).read_text())["example_ids"])
+
+
+def needed(adapter: Adapter, records: Sequence[DatasetRecord], anchors: AbstractSet[str] = frozenset()) -> list[DatasetRecord]:
+    """Those of `records` that a run of `adapter` can use, the first of each kind and the held-out ones of `anchors`: a stream's dataset outgrows any run's memory."""
     recipe, dpo = adapter.recipe, adapter.dpo
     room = Counter({(Split.TRAIN, False): recipe.max_steps * recipe.batch_size, (Split.TRAIN, True): dpo.max_pairs if dpo else 0, (Split.EVALUATION, False): HELD_OUT_ROOM})
     kept = []
@@ -89,7 +97,9 @@ def needed(adapter: Adapter, records: Sequence[DatasetRecord]) -> list[DatasetRe
         kind = record.split, record.task == PREFERENCE
         if room[kind] > 0:
             room[kind] -= 1
-            kept.append(record)
+        elif record.split is not Split.EVALUATION or record.example_id not in anchors:
+            continue
+        kept.append(record)
     return kept
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,17 @@ from runtime.follower import Follower
 from runtime.kafka import Record
 from runtime.project import Project
 from schemas.codec import Codec
-from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, RunStatus, TrainingRun
+from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, RunStatus, RunTrigger, TrainingRun
 from schemas.topics import ADAPTERS, BASE, TRAINING_RUNS
 from trainers.fleet import OPEN
+from trainers.memory import kernel_kills, was_ended_for_memory
 from trainers.progress import Moment
-from trainers.run import Outcome, RunSpec, child
+from trainers.run import Outcome, OutOfMemory, RunSpec, child
 
 log = structlog.get_logger()
 STAGE = "trainer"
-ATTEMPTS = 3
-"""A process that is killed, of too little memory perhaps, is started again so often, and goes on from its last checkpoint."""
+ATTEMPTS = 4
+"""A process that is killed is started again and goes on from its last checkpoint, where memory was short with half as many rows at once: so often."""
 
 
 class Trainer:
@@ -41,6 +43,8 @@ class Trainer:
         self._runs: dict[str, TrainingRun] = {}
         self._versions: dict[tuple[str, int], AdapterVersion] = {}
         self._live: dict[str, int] = {}
+        self._cleaned: set[str] = set()
+        self._ending = asyncio.Event()
         # a fork server imports torch and TRL once, and each run starts from there in a moment
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["trainers.fork", "trainers.run", "trl", "peft", "datasets", "sklearn.metrics", "xgrammar"])
@@ -49,15 +53,40 @@ class Trainer:
         """Follows requests and carries them out. Raises Fenced when another trainer took over."""
         await self._writer.start()
         await self._follower.start()
+        work: asyncio.Task[None] | None = None
         try:
             while not stop.is_set():
-                await self._follower.deliver(self._apply)
-                waiting = [run for run in self._runs.values() if run.status in OPEN]
-                if waiting and await self._follower.caught_up():
-                    await self._carry_out(waiting[0], stop)
+                await self._follower.deliver(self._apply)  # a run may be cancelled while it is carried out
+                if work is not None and work.done():
+                    await work
+                    work = None
+                if work is None and await self._follower.caught_up():
+                    self._clean()
+                    work = asyncio.create_task(self._carry_out(run)) if (run := self._next()) else None
         finally:
+            self._ending.set()
+            if work is not None:
+                await asyncio.wait({work})
             await self._follower.stop()
             await self._writer.stop()
+        if work is not None:
+            await work
+
+    def _next(self) -> TrainingRun | None:
+        """The run to carry out: what a command asked for first, then by priority, then the oldest."""
+        waiting = [run for run in self._runs.values() if run.status in OPEN]
+        return min(waiting, key=lambda run: (run.trigger is not RunTrigger.COMMAND, -self._priority(run.adapter)), default=None)
+
+    def _priority(self, name: str) -> int:
+        declared = self._project.adapters.get(name)
+        return declared.priority if declared else 0
+
+    def _clean(self) -> None:
+        """Deletes what runs that have ended left in their folders: one that was killed could not."""
+        for run_id in [run_id for run_id, run in self._runs.items() if run.status not in OPEN and run_id not in self._cleaned]:
+            self._cleaned.add(run_id)
+            if (folder := self._scratch / run_id).parent == self._scratch:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _apply(self, record: Record) -> None:
         if record.topic == self._prefix + ADAPTERS.name:
@@ -69,11 +98,7 @@ class Trainer:
             if event.epoch:
                 self._live = dict(event.epoch.live)
             return
-        run = self._codec.decode(TrainingRun, record.value)
-        earlier = self._runs.get(run.run_id)
-        if earlier is not None and (run.status is RunStatus.REQUESTED or earlier.status not in OPEN):
-            return  # our own earlier words come back here: a last word stands
-        self._runs[run.run_id] = replace(run, ranges=run.ranges or (earlier.ranges if earlier else ()))
+        self._note(self._codec.decode(TrainingRun, record.value))
 
     def _spec(self, run: TrainingRun) -> RunSpec | str:
         """What to carry out, or why it can't be."""
@@ -83,13 +108,21 @@ class Trainer:
         base = self._versions.get((BASE, run.base_epoch)) if run.base_epoch else self._project.base_folder
         if base is None:
             return f"base epoch {run.base_epoch} is not in the registry"
-        live = self._versions.get((run.adapter, self._live.get(run.adapter, 0)))
-        live = live if live and live.base_epoch == run.base_epoch else None
+        published = self._published(run)
+        live = next((version for version in published if version.version == self._live.get(run.adapter)), None)
+        best = max(published, key=lambda version: (next((score for name, score in version.metrics.items() if name.startswith("anchor_")), 0.0), version.version), default=None)
         return RunSpec(
             run.run_id, run.adapter, run.version or 1, run.base_epoch, base, recipe, run.ranges, live, self._broker, self._database, self._objects, self._scratch, self._registry,
+            best=best, first=published[0] if published else None, floor_only=run.trigger is RunTrigger.EPOCH,
         )  # fmt: skip
 
-    async def _carry_out(self, run: TrainingRun, stop: asyncio.Event) -> None:
+    def _published(self, run: TrainingRun) -> list[AdapterVersion]:
+        """The versions of the run's adapter on its base that passed their gates, in their order."""
+        numbers = sorted(other.version or 0 for other in self._runs.values() if other.adapter == run.adapter and other.status is RunStatus.PUBLISHED)
+        found = [self._versions[run.adapter, number] for number in numbers if (run.adapter, number) in self._versions]
+        return [version for version in found if version.base_epoch == run.base_epoch]
+
+    async def _carry_out(self, run: TrainingRun) -> None:
         spec = self._spec(run)
         if isinstance(spec, str):
             await self._conclude(run, spec, None)
@@ -97,15 +130,27 @@ class Trainer:
         log.info("run.started", run_id=run.run_id, adapter=run.adapter)
         await self._say(replace(run, status=RunStatus.STARTED, ranges=()))
         for attempt in range(1, ATTEMPTS + 1):
-            last, exit_code = await self._attempt(run, spec, stop)
-            if stop.is_set():
-                return
-            if exit_code >= 0 or isinstance(last, (Outcome, str)) or attempt == ATTEMPTS:
+            kills = kernel_kills()
+            last, exit_code = await self._attempt(run, spec)
+            if self._given_up(run):
+                log.info("run.given_up", run_id=run.run_id, adapter=run.adapter, status=self._runs[run.run_id].status)
                 break
-            log.warning("run.died", run_id=run.run_id, adapter=run.adapter, signal=-exit_code, attempt=attempt)
-        await self._conclude(run, last, exit_code)
+            why = _why_it_died(last, exit_code)
+            if why is None or attempt == ATTEMPTS:
+                await self._conclude(run, last, exit_code)
+                break
+            if isinstance(last, OutOfMemory) or was_ended_for_memory(exit_code, kills, kernel_kills()):
+                spec = replace(spec, halvings=spec.halvings + 1)
+                why += f"; 1/{1 << spec.halvings} of the rows at once from now on, gradients accumulated to the same batch"
+            log.warning("run.goes_on", run_id=run.run_id, adapter=run.adapter, attempt=attempt, reason=why)
+            await self._say(replace(run, status=RunStatus.PROGRESS, ranges=(), reason=why))
+        self._clean()
 
-    async def _attempt(self, run: TrainingRun, spec: RunSpec, stop: asyncio.Event) -> tuple[Any, int]:
+    def _given_up(self, run: TrainingRun) -> bool:
+        """Whether the worker ends, or the run was cancelled."""
+        return self._ending.is_set() or self._runs[run.run_id].status is RunStatus.CANCELLED
+
+    async def _attempt(self, run: TrainingRun, spec: RunSpec) -> tuple[Any, int]:
         """The last word of a process that carries the run out, and its exit code, which is below zero where a signal ended it."""
         ours, theirs = self._processes.Pipe(duplex=False)
         process = self._processes.Process(target=child, args=(spec, theirs), name=f"run-{run.run_id[:8]}", daemon=True)
@@ -113,7 +158,7 @@ class Trainer:
         theirs.close()
         last: Any = None
         try:
-            while not stop.is_set():
+            while not self._given_up(run):
                 if not await asyncio.to_thread(ours.poll, 0.5):
                     continue
                 try:
@@ -125,7 +170,7 @@ class Trainer:
                 else:
                     break
         finally:
-            if stop.is_set():
+            if self._given_up(run):
                 process.terminate()
             await asyncio.to_thread(process.join)
         return last, process.exitcode or 0
@@ -133,7 +178,7 @@ class Trainer:
     async def _conclude(self, run: TrainingRun, last: Any, exit_code: int | None) -> None:
         """The version first, then the run's last word, in one transaction."""
         if not isinstance(last, Outcome):
-            reason = last if isinstance(last, str) else f"the run's process ended with {exit_code}"
+            reason = last.error if isinstance(last, OutOfMemory) else last if isinstance(last, str) else f"the run's process ended with {exit_code}"
             log.error("run.failed", run_id=run.run_id, adapter=run.adapter, reason=reason)
             await self._say(replace(run, status=RunStatus.FAILED, ranges=(), reason=reason))
             return
@@ -148,8 +193,21 @@ class Trainer:
         event = AdapterEvent(adapter=run.adapter, kind=AdapterEventKind.VERSION, version=version, alias=None, epoch=None, reason=None)
         word = replace(run, status=status, ranges=(), metrics=last.metrics, reason=last.verdict.reason)
         await self._writer.write([Entry(ADAPTERS.name, run.adapter, event), Entry(TRAINING_RUNS.name, run.run_id, word)])
-        self._runs[run.run_id] = word
+        self._note(word)
 
     async def _say(self, run: TrainingRun) -> None:
         await self._writer.write([Entry(TRAINING_RUNS.name, run.run_id, run)])
-        self._runs[run.run_id] = replace(run, ranges=run.ranges or self._runs[run.run_id].ranges)
+        self._note(run)
+
+    def _note(self, run: TrainingRun) -> None:
+        """A moment of a run; behind its last word nothing counts, neither our own words that come back nor a command."""
+        earlier = self._runs.get(run.run_id)
+        if earlier is None or (earlier.status in OPEN and run.status is not RunStatus.REQUESTED):
+            self._runs[run.run_id] = replace(run, ranges=run.ranges or (earlier.ranges if earlier else ()))
+
+
+def _why_it_died(last: Any, exit_code: int) -> str | None:
+    """Why a run's process ended before the run did, so that another may go on; None when the run has ended."""
+    if isinstance(last, OutOfMemory):
+        return last.error
+    return None if exit_code >= 0 or isinstance(last, (Outcome, str)) else f"the process was ended by signal {-exit_code}"

@@ -1,4 +1,4 @@
-"""`loom adapters`, `runs`, `status`, `doctor`: how things stand."""
+"""`loom status`, `doctor`: how things stand."""
 
 from __future__ import annotations
 
@@ -10,28 +10,6 @@ import typer
 from loom.commands.common import AsJson, Data, Database, Project, print_rows, settings_of
 
 
-def adapters(as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
-    """List adapter versions, which one is live, and the gate's words.
-
-    Example: loom adapters --json
-    """
-    sql = (
-        "SELECT v.adapter, v.version, v.engine_name, coalesce(a.live_version = v.version, v.adapter = 'base' AND v.version = (SELECT max(epoch) FROM base_epochs), false) AS live, "
-        "v.base_epoch, v.sha256, v.metrics, v.verdict FROM adapter_versions v LEFT JOIN adapter_aliases a USING (adapter) ORDER BY 1, 2"
-    )
-    print_rows(sql, ["adapter", "version", "engine_name", "live", "base_epoch", "verdict"], as_json, project, data, database)
-
-
-def runs(as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
-    """List training runs and how they stand.
-
-    Example: loom runs
-    """
-    columns = ["run_id", "adapter", "version", "status", "step", "steps", "loss", "tokens_per_second", "seconds_left", "memory_bytes", "reason"]
-    sql = "SELECT run_id, adapter, version, status, step, steps, loss, tokens_per_second, seconds_left, memory_bytes, reason FROM runs ORDER BY recorded_at"
-    print_rows(sql, columns, as_json, project, data, database)
-
-
 def status(as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
     """Show what is live, in training, answered and spent.
 
@@ -40,7 +18,7 @@ def status(as_json: AsJson = False, project: Project = None, data: Data = None, 
     Example: loom status
     """
     sql = (
-        "SELECT 'live' AS what, adapter AS name, live_version::text AS value FROM adapter_aliases UNION ALL "
+        "SELECT 'live' AS what, adapter AS name, live_version::text AS value FROM adapter_aliases WHERE live_version > 0 UNION ALL "
         "SELECT 'runs ' || status, adapter, count(*)::text FROM runs GROUP BY status, adapter UNION ALL "
         "SELECT 'requests', status, count(*)::text FROM completions GROUP BY status UNION ALL "
         "SELECT 'dead letters', stage, count(*)::text FROM dead_letters GROUP BY stage UNION ALL "

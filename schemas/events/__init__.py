@@ -25,6 +25,7 @@ from schemas.events.training import (
     BaseEpoch,
     OffsetRange,
     RunStatus,
+    RunTrigger,
     TrainingRun,
 )
 
@@ -37,5 +38,5 @@ __all__ = [
     "AdapterAction", "AdapterAlias", "AdapterCommand", "AdapterEvent", "AdapterEventKind", "AdapterVersion", "ArtifactFile", "BaseEpoch",
     "Chunk", "ChunkStatus", "ClaimCheck", "CompletionStatus", "DatasetRecord", "DeadLetter", "Document", "Event", "Example", "ExampleStatus",
     "Feedback", "FeedbackVerdict", "Header", "Label", "OffsetRange", "RecordStatus", "Request", "RequestCompleted", "Result",
-    "ResultReference", "ResultStatus", "Revision", "RunStatus", "Sealed", "Split", "TrainingRun",
+    "ResultReference", "ResultStatus", "Revision", "RunStatus", "RunTrigger", "Sealed", "Split", "TrainingRun",
 ]  # fmt: skip

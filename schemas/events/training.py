@@ -20,6 +20,15 @@ class RunStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class RunTrigger(StrEnum):
+    """What started the run."""
+
+    EXAMPLES = "examples"
+    AGE = "age"
+    EPOCH = "epoch"
+    COMMAND = "command"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OffsetRange:
     """Records [first, end) of a topic's partition."""
@@ -49,6 +58,8 @@ class TrainingRun:
     memory_bytes: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
+    trigger: RunTrigger = RunTrigger.EXAMPLES
+    command_id: str | None = None
 
 
 class AdapterEventKind(StrEnum):
@@ -88,7 +99,7 @@ class AdapterVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterAlias:
-    """Which versions an adapter's name stands for."""
+    """Which versions an adapter's name stands for; live version 0: the adapter is retired."""
 
     live_version: int
     canary_version: int | None = None
@@ -116,6 +127,7 @@ class AdapterEvent:
     alias: AdapterAlias | None = None
     epoch: BaseEpoch | None = None
     reason: str | None = None
+    command_id: str | None = None
 
 
 class AdapterAction(StrEnum):
@@ -124,6 +136,9 @@ class AdapterAction(StrEnum):
     PROMOTE = "promote"
     ROLLBACK = "rollback"
     RETIRE = "retire"
+    TRAIN = "train"
+    CANCEL = "cancel"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,3 +150,5 @@ class AdapterCommand:
     action: AdapterAction
     version: int | None = None
     seen_sequence: int
+    run_id: str | None = None
+    reason: str | None = None

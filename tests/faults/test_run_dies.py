@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import uuid
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
-from aiokafka import TopicPartition
 from safetensors.numpy import load_file
 
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
-from runtime.database import connect
 from runtime.follower import Follower
-from runtime.ids import canonical_json
-from runtime.kafka import Outgoing, apply_topics, consumer
-from runtime.project import Recipe, load_project
-from runtime.sealing import PostgresKeys, seal
 from schemas.codec import Codec
-from schemas.events import DatasetRecord, OffsetRange, RecordStatus, RunStatus, Split, TrainingRun
-from schemas.topics import ADAPTERS, TRAINING_RUNS, dataset_topic
-from tests.support.kafka import publish
+from schemas.events import RunStatus, TrainingRun
+from schemas.topics import TRAINING_RUNS
+from tests.support.runs import request_a_run, small_project
 from tests.support.training import STEPS
 from trainers.checkpoints import WEIGHTS
 from trainers.worker import Trainer
@@ -61,54 +59,64 @@ def test_it_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
     assert any(float(np.abs(weights).max()) > 0 for name, weights in ours.items() if "lora_B" in name)
 
 
-MOODS = ("NEGATIVE", "NEUTRAL", "POSITIVE")
+@dataclass
+class Carried:
+    """What was heard of a run that a trainer carried out."""
+
+    heard: list[TrainingRun] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[int]:
+        return [moment.step for moment in self.heard if moment.step is not None]
+
+    @property
+    def troubles(self) -> list[str | None]:
+        return [moment.reason for moment in self.heard if moment.status is RunStatus.PROGRESS and moment.step is None]
 
 
-async def request_a_run(broker: str, database: str, prefix: str) -> None:
-    """Sixty examples and a run over them."""
-    topics = [replace(dataset_topic("classifier"), partitions=1), TRAINING_RUNS, ADAPTERS]
-    await apply_topics(broker, topics, prefix)
-    pool = await connect(database, size=1)
-    key = await PostgresKeys(pool).key("upstream")
-    await pool.close()
-    for n in range(60):
-        body = seal(key, f"e{n}:body", canonical_json({"input": {"text": f"message {n} is {MOODS[n % 3].lower()}"}, "output": {"label": MOODS[n % 3]}}))
-        record = DatasetRecord(example_id=f"e{n}", adapter="classifier", task="classify", split=Split.EVALUATION if n % 6 == 0 else Split.TRAIN, group_id=f"g{n}", body=body, status=RecordStatus.LIVE)
-        await publish(broker, [Outgoing(prefix + topics[0].name, record.example_id.encode(), CODEC.encode(record))])
-    place = TopicPartition(prefix + topics[0].name, 0)
-    async with consumer(broker) as reader:
-        end = (await reader.end_offsets([place]))[place]
-    run = TrainingRun(run_id="r1", adapter="classifier", base_epoch=0, status=RunStatus.REQUESTED, version=1, ranges=(OffsetRange(topic=place.topic, partition=0, first=0, end=end),))
-    await publish(broker, [Outgoing(prefix + TRAINING_RUNS.name, b"r1", CODEC.encode(run))])
+async def carry_out(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, folder: Path, trouble: Callable[[int], None]) -> Carried:
+    """Requests a run and has it carried out; its process gets into `trouble`, which takes its id, at its first word."""
+    prefix = f"test-{uuid.uuid4().hex[:8]}."
+    await request_a_run(kafka.address, postgres.url, prefix)
+    trainer = Trainer(small_project(steps=40), kafka.address, postgres.url, (folder / "objects").as_uri(), folder / "scratch", prefix)
+    carried, stop = Carried(), asyncio.Event()
+    follower = Follower(kafka.address, [prefix + TRAINING_RUNS.name])
+    await follower.start()
+    running = asyncio.create_task(trainer.run(stop))
+    troubled = False
+    async with asyncio.timeout(180):
+        while not carried.heard or carried.heard[-1].status not in (RunStatus.PUBLISHED, RunStatus.REJECTED, RunStatus.FAILED):
+            await follower.deliver(lambda record: carried.heard.append(CODEC.decode(TrainingRun, record.value)))
+            if carried.heard and carried.heard[-1].status is RunStatus.PROGRESS and not troubled:
+                trouble(next(process.pid for process in multiprocessing.active_children() if process.name == "run-r1" and process.pid))
+                troubled = True
+    stop.set()
+    await running
+    await follower.stop()
+    assert carried.heard[-1].status in (RunStatus.PUBLISHED, RunStatus.REJECTED), carried.heard[-1].reason
+    assert all(moment.tokens_per_second and moment.memory_bytes for moment in carried.heard if moment.step is not None)
+    assert not list((folder / "scratch").iterdir())
+    return carried
 
 
 @pytest.mark.asyncio
 async def test_its_worker_starts_it_again(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    prefix = f"test-{uuid.uuid4().hex[:8]}."
-    await request_a_run(kafka.address, postgres.url, prefix)
-    example = load_project(Path(__file__).parents[2] / "examples/pebblewire/loom.toml")
-    classifier = example.adapters["classifier"].model_copy(update={"recipe": Recipe(max_steps=40, epochs=20.0)})
-    project = example.model_copy(update={"adapters": {"classifier": classifier}})
-    trainer = Trainer(project, kafka.address, postgres.url, (tmp_path / "objects").as_uri(), tmp_path / "scratch", prefix)
-    heard: list[TrainingRun] = []
-    stop = asyncio.Event()
-    follower = Follower(kafka.address, [prefix + TRAINING_RUNS.name])
-    await follower.start()
-    running = asyncio.create_task(trainer.run(stop))
-    killed = False
-    async with asyncio.timeout(180):
-        while not heard or heard[-1].status not in (RunStatus.PUBLISHED, RunStatus.REJECTED, RunStatus.FAILED):
-            await follower.deliver(lambda record: heard.append(CODEC.decode(TrainingRun, record.value)))
-            if heard and heard[-1].status is RunStatus.PROGRESS and not killed:
-                next(process for process in multiprocessing.active_children() if process.name == "run-r1").kill()
-                killed = True
-    stop.set()
-    await running
-    await follower.stop()
-    steps = [moment.step for moment in heard if moment.status is RunStatus.PROGRESS]
-    assert killed
-    assert steps[-1] == 40
-    assert steps.count(10) == 2  # it had no checkpoint yet
-    assert heard[-1].status in (RunStatus.PUBLISHED, RunStatus.REJECTED), heard[-1].reason
-    assert all(moment.tokens_per_second and moment.memory_bytes for moment in heard if moment.status is RunStatus.PROGRESS)
-    assert not list((tmp_path / "scratch").iterdir())
+    carried = await carry_out(kafka, postgres, tmp_path, lambda process: os.kill(process, signal.SIGKILL))
+    assert carried.troubles == ["the process was ended by signal 9"]
+    assert carried.steps[-1] == 40
+    assert carried.steps.count(10) == 2  # it had no checkpoint yet
+
+
+def leave_little_memory(process: int) -> None:
+    """What the process asks for from now on, it does not get."""
+    used = psutil.Process(process).memory_info().vms
+    psutil.Process(process).rlimit(psutil.RLIMIT_AS, (used, used))
+
+
+@pytest.mark.asyncio
+async def test_where_memory_is_short_half_as_many_rows_are_in_it_at_once(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    carried = await carry_out(kafka, postgres, tmp_path, leave_little_memory)
+    assert carried.steps[-1] == 40
+    (trouble,) = carried.troubles
+    assert trouble is not None
+    assert trouble.endswith("; 1/2 of the rows at once from now on, gradients accumulated to the same batch")

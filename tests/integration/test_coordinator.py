@@ -47,7 +47,7 @@ async def until(broker: str, topic: str, count: int) -> list[bytes | None]:
 async def test_it_requests_a_run_past_foreign_bytes_and_a_second_one_fences_it(kafka: EmbeddedKafka) -> None:
     prefix = f"test-{uuid.uuid4().hex[:8]}."
     await apply_topics(kafka.address, PROJECT.topics.values(), prefix)
-    await publish(kafka.address, [Outgoing(prefix + topic, b"k", b"no avro") for topic in ("training-runs", "adapters", "datasets.classifier")])
+    await publish(kafka.address, [Outgoing(prefix + topic, b"k", b"no avro") for topic in ("training-runs", "adapters", "adapter-commands", "datasets.classifier")])
     stop = asyncio.Event()
     first = asyncio.create_task(Coordinator(PROJECT, kafka.address, prefix).run(stop))
     values = await until(kafka.address, f"{prefix}adapters", 2)
@@ -66,8 +66,8 @@ async def test_it_requests_a_run_past_foreign_bytes_and_a_second_one_fences_it(k
     done = await asyncio.gather(first, second, return_exceptions=True)
     assert sum(isinstance(outcome, Fenced) for outcome in done) <= 1
     assert [outcome for outcome in done if outcome is not None and not isinstance(outcome, Fenced)] == []
-    letters = [CODEC.decode(DeadLetter, v) for v in await until(kafka.address, f"{prefix}dead-letters", 3)]
-    assert sorted((letter.topic, letter.value) for letter in letters) == [(prefix + topic, b"no avro") for topic in ("adapters", "datasets.classifier", "training-runs")]
+    letters = [CODEC.decode(DeadLetter, v) for v in await until(kafka.address, f"{prefix}dead-letters", 4)]
+    assert sorted((letter.topic, letter.value) for letter in letters) == [(prefix + topic, b"no avro") for topic in ("adapter-commands", "adapters", "datasets.classifier", "training-runs")]
     runs = [CODEC.decode(TrainingRun, v) for v in (await until(kafka.address, f"{prefix}training-runs", 4))[1:]]
     assert [r.version for r in runs if r.status == "requested"] == [1, 2]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from runtime.artifacts import MANIFEST
 from runtime.project import Dpo, Recipe, load_project
 from runtime.tasks.prompt import load_tokenizer
 from schemas.events import Split
@@ -74,10 +76,12 @@ def test_what_the_live_version_gets_wrong_is_rejected(tmp_path: Path) -> None:
         for i in range(4)
         for tool, key, frame in (("open_door", "door", "please open {}"), ("dim_lamp", "lamp", "make {} darker"))
     ]
-    first = fork.make(adapter, BASE, rows, None, tmp_path / "first", lambda *_: None)
+    first = fork.make(adapter, BASE, rows, fork.Earlier(), tmp_path / "first", lambda *_: None)
     assert "own_mistakes" not in first.metrics  # nobody is live yet
     assert "dpo_call_accuracy" not in first.metrics  # and there are no other pairs
-    second = fork.make(adapter, BASE, rows, tmp_path / "first", tmp_path / "second", lambda *_: None)
+    (tmp_path / "first" / MANIFEST).write_text(json.dumps({"example_ids": [row.example_id for row in rows]}))
+    earlier = fork.Earlier(*[tmp_path / "first"] * 3)
+    second = fork.make(adapter, BASE, rows, earlier, tmp_path / "second", lambda *_: None)
     assert 0 < second.metrics["own_mistakes"] == second.metrics["pairs"] <= 20
     assert "dpo_call_accuracy" in second.metrics
     assert second.metrics["live_call_accuracy"] == first.metrics["call_accuracy"]

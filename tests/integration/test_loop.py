@@ -155,6 +155,29 @@ def test_publishing_the_same_tree_twice_changes_nothing(live: Live) -> None:
     assert len(asyncio.run(read_all(live.broker, "revisions"))) == before == 21
 
 
+def test_ops_train_compare_roll_back_and_retire_by_command(live: Live) -> None:
+    started = json.loads(live.loom("runs", "start", "ner", "--json").stdout)
+    assert started["version"] == 2
+    again = live.loom("runs", "start", "ner")
+    assert (again.returncode, f"cancel {started['run_id']}" in again.stderr) == (2, True)
+    watched = live.loom("runs", "watch", started["run_id"][:12])
+    assert watched.returncode == 0, watched.stdout
+    assert "tokens/s" in watched.stdout
+    live.until_serving("ner", 2)
+    compared = json.loads(live.loom("adapters", "diff", "ner@2", "ner@1", "--json").stdout)
+    shown = json.loads(live.loom("adapters", "show", "ner@2", "--json").stdout)
+    assert compared["scores"][0] == pytest.approx(shown["metrics"]["entity_f1"])
+    assert compared["held_out"] == shown["metrics"]["held_out"]
+    assert live.loom("adapters", "rollback", "ner", "--reason", "a test").stdout.strip() == "ner@1 is live"
+    live.until_serving("ner", 1)
+    assert "has no version to roll back to" in live.loom("adapters", "rollback", "ner").stderr
+    assert live.loom("adapters", "retire", "chat").stdout.strip() == "chat is retired"
+    live.until_serving("chat", None)
+    assert httpx.post(f"{live.url}/generate", json={"adapter_id": "chat", "prompt": "hi"}, timeout=30).status_code == 404
+    assert live.loom("adapters", "promote", "chat@1").stdout.strip() == "chat@1 is live"
+    live.until_serving("chat", 1)
+
+
 @pytest.mark.parametrize("worker", ["inference", "chunk", "coordinator", "projection"])
 def test_a_killed_worker_comes_back_and_nothing_is_lost_or_doubled(live: Live, worker: str) -> None:
     requests = [Request(request_id=f"{worker}-{i}", conversation_id=f"{worker}-{i}", text=f"track order {10000 + i}", tools=None, adapter_id="tool", deadline_ms=None, served=None) for i in range(60)]
@@ -178,4 +201,4 @@ def test_a_second_start_goes_on_where_the_first_stopped(live: Live) -> None:
     live.start()
     live.until_live(ADAPTERS, 180)
     assert outputs(live.ask(MESSAGE)) == {"classifier": "NEGATIVE", "tool": {"tool": "reset_password_flow", "user_id": "current"}}
-    assert {r["version"] for r in json.loads(live.loom("adapters", "--json").stdout)} == {1}
+    assert {r["version"] for r in json.loads(live.loom("adapters", "--json").stdout) if r["live"]} == {1}, "what was rolled back stays so"

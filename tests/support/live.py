@@ -64,11 +64,19 @@ class Live:
 
         self._until(live, seconds, f"{adapters} to go live")
 
+    def until_serving(self, adapter: str, version: int | None) -> None:
+        self._until(lambda: self.engine_names().get(adapter, f"{adapter}@None-").startswith(f"{adapter}@{version}-"), 60, f"{adapter}@{version} to serve")
+
     def serving(self) -> set[str]:
+        return set(self.engine_names())
+
+    def engine_names(self) -> dict[str, str]:
+        """What serves, by adapter."""
         try:
-            return set(httpx.get(f"{self.url}/readyz").json()["adapters"])
+            names: dict[str, str] = httpx.get(f"{self.url}/readyz").json()["adapters"]
         except httpx.TransportError:
-            return set()
+            return {}
+        return names
 
     def ask(self, text: str, adapter_id: str | None = None) -> Answered:
         async def run() -> Answered:

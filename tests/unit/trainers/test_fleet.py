@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.project import Adapter, Base, Cpt, Dpo, Project
-from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, BaseEpoch, DatasetRecord, RecordStatus, RunStatus, Split, TrainingRun
-from trainers.fleet import LONGEST_WAIT_SECONDS, QUIET_SECONDS, Fleet
+from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, BaseEpoch, DatasetRecord, RecordStatus, RunStatus, RunTrigger, Split, TrainingRun
+from trainers.fleet import LONGEST_WAIT_SECONDS, MOST_DOUBLINGS, QUIET_SECONDS, Fleet
 
 PROJECT = Project(adapters={"mood": Adapter(task="classify", result="sentiment", labels=("A", "B"), min_examples=3)})
 TOPIC = "datasets.mood"
@@ -28,10 +29,10 @@ def fleet() -> Fleet:
     return made
 
 
-def feed(fleet: Fleet, ids: list[int], now: float = 0.0) -> None:
+def feed(fleet: Fleet, ids: Sequence[int], now: float = 0.0) -> None:
     start = fleet.adapters["mood"].ends.get((TOPIC, 0), 0)
     for offset, i in enumerate(ids):
-        fleet.apply_example(record(i), "mood", (TOPIC, 0), start + offset, now)
+        fleet.apply_example(record(i), "mood", (TOPIC, 0), start + offset, now, now)
 
 
 def version(number: int) -> AdapterVersion:
@@ -63,7 +64,7 @@ def test_a_run_waits_for_examples_on_their_way_but_not_for_ever(fleet: Fleet) ->
 
 def test_withdrawn_examples_do_not_count(fleet: Fleet) -> None:
     feed(fleet, [1, 2, 3])
-    fleet.apply_example(record(3, RecordStatus.WITHDRAWN), "mood", (TOPIC, 0), 3, 0.0)
+    fleet.apply_example(record(3, RecordStatus.WITHDRAWN), "mood", (TOPIC, 0), 3, 0.0, 0.0)
     assert list(fleet.decide(100.0)) == []
 
 
@@ -74,21 +75,19 @@ def test_the_run_id_is_a_function_of_what_was_seen(ids: list[int]) -> None:
         made = Fleet(PROJECT)
         made.epoch = EPOCH_0
         feed(made, order)
-        runs.append(made.request("mood", 0))
+        runs.append(made.request("mood", 0, RunTrigger.EXAMPLES))
     assert runs[0] == runs[1]
 
 
 def test_a_published_version_becomes_live_a_rejected_one_does_not(fleet: Fleet) -> None:
     feed(fleet, [1, 2, 3])
-    (run,) = fleet.decide(100.0)
-    fleet.apply_run(run)
-    fleet.apply_adapter(AdapterEvent(adapter="mood", kind=AdapterEventKind.VERSION, version=version(1), alias=None, epoch=None, reason=None))
-    fleet.apply_run(replace(run, status=RunStatus.REJECTED, ranges=()))
+    finish(fleet, next(fleet.decide(100.0)), RunStatus.REJECTED)
     assert list(fleet.due_aliases()) == []
-    fleet.apply_run(replace(run, status=RunStatus.PUBLISHED, ranges=()))
+    feed(fleet, range(4, 10))
+    finish(fleet, next(fleet.decide(100.0)))
     (alias,) = fleet.due_aliases()
     assert alias.alias is not None
-    assert (alias.alias.live_version, alias.sequence) == (1, 2)
+    assert (alias.alias.live_version, alias.sequence) == (2, 2)
     fleet.apply_adapter(alias)
     assert list(fleet.due_aliases()) == []
 
@@ -106,6 +105,39 @@ def test_examples_that_a_run_has_seen_count_no_more_after_a_restart(fleet: Fleet
     assert [r.version for r in restarted.decide(100.0)] == [2]
 
 
+def test_the_first_last_word_of_a_run_stands(fleet: Fleet) -> None:
+    feed(fleet, [1, 2, 3])
+    (run,) = fleet.decide(100.0)
+    finish(fleet, run, RunStatus.CANCELLED)
+    fleet.apply_run(replace(run, status=RunStatus.PUBLISHED, ranges=()))
+    assert list(fleet.due_aliases()) == []
+
+
+def test_each_rejection_in_a_row_doubles_what_starts_a_run_until_a_version_passes(fleet: Fleet) -> None:
+    taken, waited = 0, []
+    for status in [*[RunStatus.REJECTED] * (MOST_DOUBLINGS + 1), RunStatus.FAILED, RunStatus.PUBLISHED, RunStatus.REJECTED]:
+        began = taken
+        while not (runs := list(fleet.decide(1000.0))):
+            feed(fleet, [taken])
+            taken += 1
+        waited.append(taken - began)
+        finish(fleet, runs[0], status)
+    most = 3 << MOST_DOUBLINGS
+    assert waited == [3, 6, 12, 24, 48, most, most, 3]
+
+
+def test_few_examples_start_a_run_when_they_have_waited_for_long() -> None:
+    fleet = Fleet(Project(adapters={"mood": PROJECT.adapters["mood"].model_copy(update={"max_age_hours": 1.0})}))
+    fleet.epoch = EPOCH_0
+    feed(fleet, [1], now=0.0)
+    feed(fleet, [2], now=3000.0)
+    assert list(fleet.decide(3599.0)) == []
+    (run,) = fleet.decide(3600.0)
+    assert run.trigger is RunTrigger.AGE
+    finish(fleet, run)
+    assert list(fleet.decide(9000.0)) == []
+
+
 DOMAIN = Project(base=Base(cpt=Cpt(min_examples=2)), adapters={"mood": Adapter(task="classify", result="sentiment", labels=("A", "B"), min_examples=3)})
 
 
@@ -116,7 +148,7 @@ def chunk(i: int) -> DatasetRecord:
 def feed_text(fleet: Fleet, ids: list[int]) -> None:
     start = fleet.base.ends.get(("datasets.cpt", 0), 0)
     for offset, i in enumerate(ids):
-        fleet.apply_example(chunk(i), "cpt", ("datasets.cpt", 0), start + offset, 0.0)
+        fleet.apply_example(chunk(i), "cpt", ("datasets.cpt", 0), start + offset, 0.0, 0.0)
 
 
 @pytest.fixture
@@ -213,9 +245,9 @@ def test_preferences_are_part_of_a_run_and_of_no_threshold() -> None:
     fleet.epoch = EPOCH_0
     pair = DatasetRecord(example_id="p", adapter="chat", task="preference", split=Split.TRAIN, group_id="g", body=None, status=RecordStatus.LIVE)
     for offset in range(5):
-        fleet.apply_example(pair, "preferences", ("datasets.preferences", 0), offset, 0.0)
+        fleet.apply_example(pair, "preferences", ("datasets.preferences", 0), offset, 0.0, 0.0)
     assert list(fleet.decide(100.0)) == []
     for i in range(2):
-        fleet.apply_example(replace(pair, example_id=f"e{i}", task="chat"), "chat", ("datasets.chat", 0), i, 0.0)
+        fleet.apply_example(replace(pair, example_id=f"e{i}", task="chat"), "chat", ("datasets.chat", 0), i, 0.0, 0.0)
     (run,) = fleet.decide(100.0)
     assert {(r.topic, r.end) for r in run.ranges} == {("datasets.chat", 2), ("datasets.preferences", 5)}

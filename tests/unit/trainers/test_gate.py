@@ -6,29 +6,71 @@ import pytest
 
 from runtime.project import Gate
 from runtime.tasks.samples import TaskSpec
-from trainers.evaluate import Evaluation, Invalid, entity_f1, macro_f1, paired_lower_bound, score, token_f1
-from trainers.gate import judge
+from trainers.evaluate import Evaluation, Invalid, Scores, entity_f1, macro_f1, paired_lower_bound, score, token_f1
+from trainers.gate import Rivals, judge
 
 
-def evaluation(right: int, of: int = 100) -> Evaluation:
+def evaluation(right: int, of: int = 250, valid: float = 1.0) -> Evaluation:
     each = tuple(float(i < right) for i in range(of))
-    return Evaluation("call_accuracy", right / max(1, of), each, 1.0)
+    return Evaluation("call_accuracy", right / max(1, of), each, valid)
+
+
+def scores(right: int, of: int = 250, new: Evaluation | None = None, anchors: Evaluation | None = None, tokens: float = 10.0, valid: float = 1.0) -> Scores:
+    return Scores(evaluation(right, of, valid), new, anchors, tokens)
+
+
+BASE = evaluation(50)
 
 
 @pytest.mark.parametrize(
-    ("candidate", "base", "live", "passed", "words"),
+    ("candidate", "rivals", "passed", "words"),
     [
-        (evaluation(90), evaluation(20), None, True, "on 100 held-out"),
-        (evaluation(40), evaluation(20), None, False, "below the floor"),
-        (evaluation(60), evaluation(60), None, False, "not above the base"),
-        (evaluation(80), evaluation(20), evaluation(95), False, "worse than the live"),
-        (evaluation(95), evaluation(20), evaluation(94), True, "live 0.940"),
-        (evaluation(0, 0), evaluation(0, 0), None, False, "no held-out"),
+        (scores(225), Rivals(BASE), True, "0.900 on 250 held-out examples, base 0.200"),
+        (scores(100), Rivals(BASE), False, "below the floor"),
+        (scores(150), Rivals(evaluation(150)), False, "not above the base"),
+        (scores(200), Rivals(BASE, scores(237)), False, "worse than the live"),
+        (scores(237), Rivals(BASE, scores(235)), True, "live 0.940"),
+        (scores(237), Rivals(BASE, scores(237)), True, "live 0.948"),
+        (scores(225, valid=0.8), Rivals(BASE), False, "only 0.800 of the answers are valid"),
+        (scores(225, tokens=16.0), Rivals(BASE, scores(225)), False, "1.60 times the live one's tokens"),
+        (scores(225, new=evaluation(20, 25)), Rivals(BASE, scores(225, new=evaluation(21, 25))), False, "on the 25 that the live one has not seen"),
+        (scores(225, new=evaluation(20, 25)), Rivals(BASE, scores(225, new=evaluation(20, 25))), True, ""),
+        (scores(225, new=evaluation(1, 19)), Rivals(BASE, scores(225, new=evaluation(9, 19))), True, ""),
+        (scores(225, anchors=evaluation(80, 100)), Rivals(BASE, scores(225), evaluation(90, 100)), False, "on the 100 anchors may be worse"),
+        (scores(225, anchors=evaluation(90, 100)), Rivals(BASE, scores(225), evaluation(90, 100)), True, ""),
+        (scores(0, 0), Rivals(evaluation(0, 0)), False, "no held-out"),
     ],
 )
-def test_verdicts(candidate: Evaluation, base: Evaluation, live: Evaluation | None, passed: bool, words: str) -> None:
-    verdict = judge(Gate(min_score=0.5), candidate, base, live)
+def test_verdicts(candidate: Scores, rivals: Rivals, passed: bool, words: str) -> None:
+    verdict = judge(Gate(min_score=0.5), candidate, rivals, 1000)
     assert (verdict.passed, words in verdict.reason) == (passed, True), verdict.reason
+
+
+def test_it_may_not_be_too_big() -> None:
+    verdict = judge(Gate(max_megabytes=2), scores(225), Rivals(BASE), 3_000_000)
+    assert (verdict.passed, "3.0 MB, 2 at most" in verdict.reason) == (False, True)
+
+
+@pytest.mark.parametrize(("policy", "passed"), [("publish", True), ("reject", False)])
+def test_of_few_examples_little_can_be_told_and_policy_decides(policy: str, passed: bool) -> None:
+    verdict = judge(Gate.model_validate({"underpowered": policy}), scores(190, 199), Rivals(evaluation(20, 199)), 1000)
+    assert (verdict.passed, verdict.reason.startswith("underpowered: "), verdict.numbers["underpowered"]) == (passed, True, 1.0)
+
+
+def test_on_a_new_base_the_floor_is_enough() -> None:
+    rivals = Rivals(evaluation(240), scores(245, anchors=evaluation(99, 100)), evaluation(99, 100))
+    candidate = scores(150, anchors=evaluation(10, 100))
+    assert not judge(Gate(), candidate, rivals, 1000).passed
+    assert judge(Gate(), candidate, rivals, 1000, floor_only=True).passed
+    assert not judge(Gate(min_score=0.7), candidate, rivals, 1000, floor_only=True).passed
+
+
+def test_a_verdict_names_its_numbers() -> None:
+    numbers = judge(Gate(), scores(225, new=evaluation(20, 25)), Rivals(BASE, scores(225, new=evaluation(10, 25))), 1000).numbers
+    assert numbers["gain_on_new"] == pytest.approx(0.4)
+    assert numbers["bound_over_live"] == 0.0
+    assert numbers["bound_over_base"] > 0.6
+    assert numbers["slowdown"] == 1.0
 
 
 def test_the_bound_needs_two_examples() -> None:

@@ -21,3 +21,9 @@ def test_a_run_takes_the_first_of_each_kind_that_it_can_use(dpo: Dpo | None, pai
     assert [r for r in taken if r.split is Split.TRAIN and r.task == "chat"] == RECORDS[:48:4]
     assert [r for r in taken if r.task == PREFERENCE] == RECORDS[1 : 4 * pairs : 4]
     assert [r for r in taken if r.split is Split.EVALUATION] == RECORDS[2 : 4 * HELD_OUT_ROOM : 4]
+
+
+def test_anchors_are_taken_wherever_they_stand() -> None:
+    anchors = {RECORDS[-2].example_id, RECORDS[-6].example_id, RECORDS[-4].example_id}
+    taken = [r.example_id for r in needed(Adapter(task="chat", result="chat"), RECORDS, anchors) if r.split is Split.EVALUATION and r.task == "chat"]
+    assert taken[HELD_OUT_ROOM:] == [RECORDS[-6].example_id, RECORDS[-2].example_id], "the third is for training"

@@ -1,0 +1,195 @@
+"""`loom adapters`: the registry, and what may be done to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import uuid
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loom.commands.common import AsJson, Broker, Data, Database, Project, client_of, connected_settings, print_rows
+
+if TYPE_CHECKING:
+    from schemas.events import AdapterEvent, TrainingRun
+
+Reason = Annotated[str | None, typer.Option("--reason", help="Why, kept with the change.")]
+VERSION = re.compile(r"([a-z][a-z0-9-]*)(?:@([0-9]{1,9}))?")
+
+
+def adapters(context: typer.Context, as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
+    """Versions of adapters, which one is live, and the gate's words; without a command: list them.
+
+    Example: loom adapters --json
+    """
+    if context.invoked_subcommand is not None:
+        return
+    sql = (
+        "SELECT v.adapter, v.version, v.engine_name, coalesce(a.live_version = v.version, v.adapter = 'base' AND v.version = (SELECT max(epoch) FROM base_epochs), false) AS live, "
+        "v.base_epoch, v.sha256, v.metrics, v.verdict FROM adapter_versions v LEFT JOIN adapter_aliases a USING (adapter) ORDER BY 1, 2"
+    )
+    print_rows(sql, ["adapter", "version", "engine_name", "live", "base_epoch", "verdict"], as_json, project, data, database)
+
+
+def show(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
+    """Show all that the registry says of one version, also of one that its gate rejected.
+
+    Example: loom adapters show tool@7
+    """
+    from runtime.errors import SettingsError
+
+    name, number = version_of(version)
+    settings = connected_settings(project=project, data=data, broker=broker)
+
+    async def run() -> Any:
+        async with client_of(settings) as client:
+            return await client.fleet()
+
+    fleet = asyncio.run(run())
+    state = fleet.base if name == "base" else fleet.adapters.get(name)
+    found = state.versions.get(number) if state and number is not None else None
+    if found is None:
+        raise SettingsError(f"no version {version}: `loom adapters` lists them")
+    row = asdict(found) | {"live": state.live == number, "refused": state.refused.get(number), "run": next((run.status for run in state.runs.values() if run.run_id == found.run_id), None)}
+    if as_json:
+        typer.echo(json.dumps(row))
+        return
+    for field, value in row.items():
+        if field in ("files", "metrics"):
+            typer.echo(field)
+            for line in [f"{file['path']}  {file['size_bytes']:,} bytes  sha256 {file['sha256']}" for file in value] if field == "files" else [f"{metric}  {score:.4g}" for metric, score in sorted(value.items())]:
+                typer.echo(f"  {line}")
+        else:
+            typer.echo(f"{field:16} {'-' if value is None else value}")
+
+
+def promote(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], reason: Reason = None, as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
+    """Make a version live that passed its gate.
+
+    Example: loom adapters promote tool@7
+    """
+    from runtime.errors import SettingsError
+
+    name, number = version_of(version)
+    if number is None:
+        raise SettingsError(f"which version of {name}? Name it as {name}@7")
+    _tell(send("promote", name, connected_settings(project=project, data=data, broker=broker), number, reason=reason), as_json)
+
+
+def rollback(version: Annotated[str, typer.Argument(metavar="ADAPTER[@VERSION]")], reason: Reason = None, as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
+    """Go back to the version that was live before, or to an earlier one that was.
+
+    What is rolled back does not become live again by itself; a newer version that passes its gate does.
+
+    Example: loom adapters rollback tool --reason "it resets passwords of others"
+    """
+    name, number = version_of(version)
+    _tell(send("rollback", name, connected_settings(project=project, data=data, broker=broker), number, reason=reason), as_json)
+
+
+def retire(adapter: str, reason: Reason = None, as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
+    """Take an adapter out of service: nobody answers for it, and nothing trains it, until a version is promoted.
+
+    Example: loom adapters retire ner
+    """
+    _tell(send("retire", adapter, connected_settings(project=project, data=data, broker=broker), reason=reason), as_json)
+
+
+def diff(
+    version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], other: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")],
+    as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None, database: Database = None,
+) -> None:  # fmt: skip
+    """Show the held-out answers that differ between two versions, also of rejected ones.
+
+    Both answer, here and now, what the first of them was judged by.
+
+    Example: loom adapters diff tool@7 tool@6
+    """
+    from rich.console import Console
+
+    from loom.processes import database_of
+    from runtime.errors import SettingsError
+    from trainers.compare import compare
+    from trainers.run import RunSpec
+
+    names = [version_of(text) for text in (version, other)]
+    settings = connected_settings(project=project, data=data, broker=broker, database=database)
+
+    async def run() -> Any:
+        async with client_of(settings) as client:
+            return client.project, await client.fleet()
+
+    declared, fleet = asyncio.run(run())
+    adapter, specs = names[0][0], []
+    if adapter not in declared.adapters or names[1][0] != adapter:
+        raise SettingsError(f"{version} and {other} are no two versions of one adapter")
+    state = fleet.adapters[adapter]
+    for text, (_, number) in zip((version, other), names, strict=True):
+        found = state.versions.get(number or 0)
+        ran = state.runs.get(found.run_id) if found else None
+        base = fleet.base.versions.get(found.base_epoch) if found and found.base_epoch else declared.base_folder
+        if found is None or ran is None or base is None:
+            raise SettingsError(f"no version {text}: `loom adapters` lists them")
+        specs.append(RunSpec(
+            found.run_id, adapter, found.version, found.base_epoch, base, declared.adapters[adapter], ran.ranges, found, settings.broker, database_of(settings), settings.objects_url, settings.data / "runs",
+            settings.registry,
+        ))  # fmt: skip
+    with Console(stderr=True).status("answering"):
+        made = compare(declared.adapters[adapter], *specs)
+    if as_json:
+        typer.echo(json.dumps({"versions": [version, other], **asdict(made)}))
+        return
+    better, worse = (sum(sign * (d.our_score - d.their_score) > 0 for d in made.differences) for sign in (1, -1))
+    typer.echo(f"{made.metric} of {version} {made.scores[0]:.3f}, of {other} {made.scores[1]:.3f} on {made.held_out} held-out examples; {len(made.differences)} answers differ, {better} are better, {worse} worse")
+    for d in made.differences:
+        typer.echo(f"\n{'+' if d.our_score > d.their_score else '-' if d.our_score < d.their_score else ' '} {json.dumps(d.input, ensure_ascii=False)}")
+        for name, said in (("right", d.wanted), (version, d.ours), (other, d.theirs)):
+            typer.echo(f"    {name:12} {json.dumps(said, ensure_ascii=False)}")
+
+
+def version_of(text: str) -> tuple[str, int | None]:
+    """Adapter and version that `tool@7` names; None where it names an adapter alone. Raises SettingsError for another form."""
+    from runtime.errors import SettingsError
+
+    found = VERSION.fullmatch(text)
+    if found is None:
+        raise SettingsError(f"{text!r} names no version: write it as tool@7")
+    return found[1], int(found[2]) if found[2] else None
+
+
+def send(action: str, adapter: str, settings: Any, version: int | None = None, run_id: str | None = None, reason: str | None = None) -> AdapterEvent | TrainingRun:
+    """The coordinator's answer to a command.
+
+    Raises:
+        InvalidInput: it refused.
+        Transient: it did not answer.
+    """
+    from runtime.errors import InvalidInput, Transient
+    from schemas.events import AdapterAction, AdapterCommand, AdapterEventKind
+
+    async def run() -> AdapterEvent | TrainingRun:
+        async with client_of(settings) as client:
+            fleet = await client.fleet()
+            seen = fleet.adapters[adapter].changed_at if adapter in fleet.adapters else 0
+            wish = AdapterCommand(command_id=uuid.uuid4().hex, adapter=adapter, action=AdapterAction(action), version=version, seen_sequence=seen, run_id=run_id, reason=reason)
+            try:
+                answer: AdapterEvent | TrainingRun = await client.command(wish)
+            except TimeoutError:
+                raise Transient("the coordinator does not answer; it will carry the command out when it is up: see `loom status`") from None
+            return answer
+
+    answer = asyncio.run(run())
+    if getattr(answer, "kind", None) is AdapterEventKind.REFUSAL:
+        raise InvalidInput(answer.reason or "refused")
+    return answer
+
+
+def _tell(event: Any, as_json: bool) -> None:
+    live = event.alias.live_version or None
+    if as_json:
+        typer.echo(json.dumps({"adapter": event.adapter, "live_version": live, "sequence": event.sequence, "reason": event.reason}))
+    else:
+        typer.echo(f"{event.adapter}@{live} is live" if live else f"{event.adapter} is retired")

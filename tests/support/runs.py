@@ -1,0 +1,47 @@
+"""A training run for a trainer to carry out: its examples, and the request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from aiokafka import TopicPartition
+
+from runtime.database import connect
+from runtime.ids import canonical_json
+from runtime.kafka import Outgoing, apply_topics, consumer
+from runtime.project import Project, Recipe, load_project
+from runtime.sealing import PostgresKeys, seal
+from schemas.codec import Codec
+from schemas.events import DatasetRecord, OffsetRange, RecordStatus, RunStatus, Split, TrainingRun
+from schemas.topics import ADAPTERS, TRAINING_RUNS, dataset_topic
+from tests.support.kafka import publish
+
+CODEC = Codec()
+MOODS = ("NEGATIVE", "NEUTRAL", "POSITIVE")
+
+
+def small_project(steps: int) -> Project:
+    """A classifier that is trained for so many steps."""
+    example = load_project(Path(__file__).parents[2] / "examples/pebblewire/loom.toml")
+    classifier = example.adapters["classifier"].model_copy(update={"recipe": Recipe(max_steps=steps, epochs=50.0)})
+    return example.model_copy(update={"adapters": {"classifier": classifier}})
+
+
+async def request_a_run(broker: str, database: str, prefix: str) -> TrainingRun:
+    """Sixty examples and a run over them."""
+    topics = [replace(dataset_topic("classifier"), partitions=1), TRAINING_RUNS, ADAPTERS]
+    await apply_topics(broker, topics, prefix)
+    pool = await connect(database, size=1)
+    key = await PostgresKeys(pool).key("upstream")
+    await pool.close()
+    for n in range(60):
+        body = seal(key, f"e{n}:body", canonical_json({"input": {"text": f"message {n} is {MOODS[n % 3].lower()}"}, "output": {"label": MOODS[n % 3]}}))
+        record = DatasetRecord(example_id=f"e{n}", adapter="classifier", task="classify", split=Split.EVALUATION if n % 6 == 0 else Split.TRAIN, group_id=f"g{n}", body=body, status=RecordStatus.LIVE)
+        await publish(broker, [Outgoing(prefix + topics[0].name, record.example_id.encode(), CODEC.encode(record))])
+    place = TopicPartition(prefix + topics[0].name, 0)
+    async with consumer(broker) as reader:
+        end = (await reader.end_offsets([place]))[place]
+    run = TrainingRun(run_id="r1", adapter="classifier", base_epoch=0, status=RunStatus.REQUESTED, version=1, ranges=(OffsetRange(topic=place.topic, partition=0, first=0, end=end),))
+    await publish(broker, [Outgoing(prefix + TRAINING_RUNS.name, b"r1", CODEC.encode(run))])
+    return run
