@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from runtime.ids import canonical_json, digest
 from runtime.project import Adapter, Project
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import prompt_ids
-from runtime.tasks.samples import TaskSpec, answer, ask
+from runtime.tasks.samples import TaskSpec, answer, ask, task_input
 from runtime.tasks.shortlist import Shortlist
 from runtime.tasks.tool import Tool
 from schemas.events import CompletionStatus, Request, RequestCompleted, Result, ResultReference, ResultStatus
@@ -45,19 +44,6 @@ class Offer:
 
 
 DECLARED = Offer()
-
-
-def task_input(task: str, text: str, context: Mapping[str, str]) -> dict[str, Any]:
-    """A request's text as the input of a task; a chat answer may rest on the context's `passage`, and on its `history`, a JSON list of turns.
-
-    Raises:
-        ValueError: the history is no JSON.
-    """
-    if task == "tool":
-        return {"message": text, "context": dict(context)}
-    if task != "chat":
-        return {"text": text}
-    return {"question": text, "passage": context.get("passage", ""), "history": json.loads(context.get("history", "[]"))}
 
 
 def allowed(adapter: Adapter, names: Sequence[str] | None, offer: Offer = DECLARED) -> TaskSpec:

@@ -10,19 +10,25 @@ import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
+import asyncpg
 from aiokafka import AIOKafkaConsumer
 
 from loom.sources import Source
 from runtime.cloudevents import headers
+from runtime.errors import InvalidInput
 from runtime.follower import Follower, read_whole
+from runtime.ids import canonical_json
 from runtime.kafka import MAX_MESSAGE_BYTES, Record, consumer, partitions_of, producer
 from runtime.objects import Objects
+from runtime.places import places_of, read_at
 from runtime.project import Project
+from runtime.sealing import PostgresKeys, seal
 from schemas.codec import RECORDS, Codec, InvalidRecord
-from schemas.events import AdapterCommand, AdapterEvent, Document, Event, Label, Request, RequestCompleted, Result, TrainingRun
-from schemas.topics import ADAPTER_COMMANDS, ADAPTERS, COMPLETED, DOCUMENTS, LABELS, REQUESTS, TRAINING_RUNS, result_topic
+from schemas.events import AdapterCommand, AdapterEvent, Document, Event, Feedback, FeedbackVerdict, Label, Request, RequestCompleted, Result, TrainingRun
+from schemas.topics import ADAPTER_COMMANDS, ADAPTERS, COMPLETED, DOCUMENTS, FEEDBACK, LABELS, REQUESTS, TRAINING_RUNS, result_topic
+from streams.context import user_owner
 from trainers.fleet import OPEN, Fleet
 
 INLINE_BYTES = MAX_MESSAGE_BYTES // 2
@@ -34,6 +40,17 @@ class Answered:
 
     completed: RequestCompleted
     results: tuple[tuple[str, Result], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What a user says of an answer: `output` is the right one where the verdict is that it was corrected, `rating` is 0 to 1."""
+
+    request_id: str
+    result: str | None
+    verdict: FeedbackVerdict
+    output: Any = None
+    rating: float | None = None
 
 
 class Client:
@@ -72,6 +89,27 @@ class Client:
         unique = {label.example_id: label for label in labels}
         await asyncio.gather(*(self._send(LABELS.name, i, i, label) for i, label in unique.items()))
         return len(unique)
+
+    async def say(self, pool: asyncpg.Pool, opinion: Opinion) -> Feedback:
+        """Publishes an opinion on a result, what is corrected sealed under the key of who asked.
+
+        Raises:
+            InvalidInput: no such request or result is known or kept, or more than one could be meant.
+        """
+        at, results = await places_of(pool, opinion.request_id)
+        chosen = [place for place in results if opinion.result in (None, place.record_id, place.topic.removeprefix(self._prefix))]
+        request = await read_at(self._broker, at) if at else None
+        if request is None or not chosen:
+            raise InvalidInput(f"no result {opinion.result or ''} of request {opinion.request_id} is known: they are kept for days, and known a moment after they are written")
+        if len(chosen) > 1:
+            raise InvalidInput(f"request {opinion.request_id} has several results, name one: {', '.join(f'{place.record_id} ({place.topic.removeprefix(self._prefix)})' for place in chosen)}")
+        feedback_id, sealed = uuid.uuid4().hex, None
+        if opinion.verdict is FeedbackVerdict.CORRECTED:
+            key = await PostgresKeys(pool).key(user_owner(self._codec.decode(Request, request.value)))
+            sealed = seal(key, feedback_id + ":output", canonical_json(opinion.output))
+        feedback = Feedback(feedback_id=feedback_id, request_id=opinion.request_id, result_id=chosen[0].record_id, verdict=opinion.verdict, output=sealed, rating=opinion.rating)
+        await self._send(FEEDBACK.name, opinion.request_id, feedback_id, feedback)
+        return feedback
 
     async def fleet(self) -> Fleet:
         """Registry and runs as they stand."""

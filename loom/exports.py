@@ -128,9 +128,12 @@ def _milliseconds(at: str) -> int:
 def _change(example_id: str, example: Example | None, *, came: bool) -> Change:
     if example is None:
         return Change(example_id, "came" if came else "went", "not on the topic of examples", None, None)
-    origin = "a label of upstream's" if example.doc_id is None else f"made by {example.teacher}" if example.teacher != "none" else "text of a document"
+    origin = _ORIGINS.get(example.teacher, f"made by {example.teacher}")
     why = origin if came else example.reason or "withdrawn"
     return Change(example_id, "came" if came else "went", why, example.doc_id, example.teacher)
+
+
+_ORIGINS = {"upstream": "a label of upstream's", "user": "a user's word", "none": "text of a document"}
 
 
 def table(rows: Sequence[Row], examples: Mapping[str, Example], task: str) -> list[dict[str, Any]]:
@@ -186,7 +189,7 @@ def outcome(example: Example) -> str:
 def card(manifest: Mapping[str, Any], examples: Sequence[Example]) -> str:
     """The dataset card, with the front matter that the `datasets` library reads. Source: Hugging Face Hub, dataset cards."""
     licences = Counter(e.licence or "none given" for e in examples)
-    teachers, documents = Counter(e.teacher for e in examples), Counter(e.doc_id or "labels of upstream's" for e in examples)
+    teachers, documents = Counter(e.teacher for e in examples), Counter(e.doc_id or ("words of users" if e.teacher == "user" else "labels of upstream's") for e in examples)
     parts = "\n".join(f"      - split: {f['split']}\n        path: {name}" for name, f in manifest["files"].items())
 
     def rows_of(counts: Mapping[str, int], most: int = 50) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -16,13 +17,14 @@ from runtime.errors import Fenced, SettingsError
 from runtime.in_flight import CONCURRENT
 from runtime.metrics import serve_metrics
 from runtime.objects import Objects
+from runtime.places import read_at
 from runtime.project import Project, TeacherLimits, load_project
 from runtime.sealing import PostgresKeys
 from runtime.settings import Settings
 from runtime.stage import Stage
 from schemas.codec import Codec
 from schemas.registry import open_codec
-from schemas.topics import CHUNKS, DOCUMENTS, EXAMPLES, LABELS, REVISIONS
+from schemas.topics import CHUNKS, DOCUMENTS, EXAMPLES, FEEDBACK, LABELS, REVISIONS
 
 if TYPE_CHECKING:
     from streams.teacher.teachers import Teacher
@@ -34,7 +36,7 @@ DRAIN_SECONDS = 10
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep an idle connection (httpx: 5 s, urllib3 and browsers: up to 60), so that none is closed as it is used."""
 Worker = Callable[[Settings, asyncio.Event], Awaitable[None]]
-STREAM_TOPICS = {"chunk": (DOCUMENTS, REVISIONS), "synth": (CHUNKS,), "format": (LABELS, EXAMPLES)}
+STREAM_TOPICS = {"chunk": (DOCUMENTS, REVISIONS), "synth": (CHUNKS,), "format": (LABELS, EXAMPLES, FEEDBACK)}
 """What the stream workers read."""
 
 
@@ -66,6 +68,7 @@ async def pool_of(settings: Settings) -> asyncpg.Pool:
 async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     from streams.chunk import ChunkStage
     from streams.context import Context, held_out
+    from streams.feedback import FeedbackStage
     from streams.format import FormatStage, LabelStage
     from streams.intake import Intake
     from streams.pool import CutterPool
@@ -84,7 +87,7 @@ async def _streams(name: str, settings: Settings, stop: asyncio.Event) -> None:
     elif name == "synth":
         stages = [SynthStage(context, _teacher(settings, project.teacher, pool))]
     else:
-        stages = [LabelStage(context), FormatStage(context)]
+        stages = [LabelStage(context), FormatStage(context), FeedbackStage(context, partial(read_at, broker_of(settings)))]
 
     def start_over(error: BaseException) -> None:
         log.error("worker.start_over", error=f"{type(error).__name__}: {error}")

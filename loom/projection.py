@@ -13,12 +13,15 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from runtime.kafka import PATIENT_MILLISECONDS, consumer, partitions_of
+from runtime.places import Place, forget_before, note
 from runtime.project import Project
 from schemas.codec import Codec, InvalidRecord
-from schemas.events import AdapterEvent, DeadLetter, RequestCompleted, Result, TrainingRun
-from schemas.topics import ADAPTERS, COMPLETED, DEAD_LETTERS, TRAINING_RUNS, result_topic
+from schemas.events import AdapterEvent, DeadLetter, Request, RequestCompleted, Result, TrainingRun
+from schemas.topics import ADAPTERS, COMPLETED, DAYS, DEAD_LETTERS, REQUESTS, TRAINING_RUNS, result_topic
 
 ALIAS = "INSERT INTO adapter_aliases VALUES ($1, $2, $3) ON CONFLICT (adapter) DO UPDATE SET live_version = $2, sequence = $3 WHERE adapter_aliases.sequence < $3"
+PRUNE_EVERY = 10_000
+"""Requests of a partition after which the places of what is kept no more are forgotten."""
 Write = Callable[[asyncpg.Connection, Any, datetime], Awaitable[None]]
 
 
@@ -27,10 +30,10 @@ class Projection:
 
     def __init__(self, project: Project, broker: str, pool: asyncpg.Pool, prefix: str = "", codec: Codec | None = None) -> None:
         results = {result_topic(a.result).name for a in project.adapters.values()}
-        self._topics = [prefix + name for name in sorted(results | {topic.name for topic in (COMPLETED, TRAINING_RUNS, ADAPTERS, DEAD_LETTERS)})]
+        self._topics = [prefix + name for name in sorted(results | {topic.name for topic in (REQUESTS, COMPLETED, TRAINING_RUNS, ADAPTERS, DEAD_LETTERS)})]
         self._broker, self._pool, self._prefix = broker, pool, prefix
         self._codec = codec or Codec()
-        self._writers: dict[str, Write] = {COMPLETED.name: self._completed, TRAINING_RUNS.name: self._run, ADAPTERS.name: self._adapter, DEAD_LETTERS.name: self._letter}
+        self._writers: dict[str, Write] = {REQUESTS.name: self._request, COMPLETED.name: self._completed, TRAINING_RUNS.name: self._run, ADAPTERS.name: self._adapter, DEAD_LETTERS.name: self._letter}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follows all topics from where the database stands. Raises Transient where the broker can't be reached or has not all of them."""
@@ -72,6 +75,14 @@ class Projection:
             "INSERT INTO results VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
             r.result_id, r.request_id, message.topic, r.adapter, r.version, r.status, r.output, r.intent_index, json.dumps(dict(r.timings_ms)), at,
         )  # fmt: skip
+
+        await note(connection, Place(r.result_id, r.request_id, message.topic, message.partition, message.offset), at)
+
+    async def _request(self, connection: asyncpg.Connection, message: Any, at: datetime) -> None:
+        r = self._codec.decode(Request, message.value)
+        await note(connection, Place(r.request_id, r.request_id, message.topic, message.partition, message.offset), at)
+        if message.offset % PRUNE_EVERY == 0:
+            await forget_before(connection, at - DAYS)
 
     async def _completed(self, connection: asyncpg.Connection, message: Any, at: datetime) -> None:
         c = self._codec.decode(RequestCompleted, message.value)

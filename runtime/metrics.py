@@ -24,6 +24,8 @@ TOKENS = Counter("loom_teacher_tokens", "Tokens of prompts and replies.", ("teac
 """`kind`: input, output."""
 COST = Counter("loom_teacher_cost_usd", "US dollars at the declared prices: over `loom_chunks_total` a chunk's, over `loom_examples_total` an example's.", ("teacher", "kind"))
 
+CORRECTIONS = Histogram("loom_correction_seconds", "From the first of the corrections that a version learned to when it went live.", ("adapter",), buckets=(10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400))
+
 
 def serve_metrics(port: int, host: str) -> None:
     """Answers Prometheus from a thread of its own.

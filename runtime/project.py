@@ -100,6 +100,7 @@ class Adapter(_Table):
     whole_message: bool = Field(default=False, description="It answers the message as a whole, whatever its clauses are about.")
     min_examples: int = Field(default=200, ge=1, description="New training examples that start a run; twice as many after a version that its gate rejected, and so on.")
     max_age_hours: float | None = Field(default=None, gt=0, description="Fewer start one too, when the oldest has waited so long.")
+    min_corrections: int = Field(default=10, ge=1, description="Corrections by users that start one, which goes on from the live version.")
     priority: int = Field(default=0, description="Of runs that wait, one of an adapter with a higher number comes first; what a command asks for comes before all.")
     quote: bool = Field(default=False, description="Only for `chat`: where a passage is given, answers are sentences of it, word for word.")
     recipe: Recipe = Recipe()

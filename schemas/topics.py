@@ -47,7 +47,7 @@ EXAMPLES = Topic("examples", events.Example, "example_id", ("synth", "format"), 
 TRAINING_RUNS = Topic("training-runs", events.TrainingRun, "run_id", ("coordinator", "trainer"), ("coordinator", "trainer", "projection"), FOR_EVER, partitions=1)
 ADAPTERS = Topic("adapters", events.AdapterEvent, "adapter", ("coordinator", "trainer", "inference"), ("coordinator", "inference", "projection"), FOR_EVER, partitions=1)
 ADAPTER_COMMANDS = Topic("adapter-commands", events.AdapterCommand, "adapter", ("operator",), ("coordinator",), DAYS, partitions=1)
-REQUESTS = Topic("requests", events.Request, "conversation_id", ("upstream", "inference"), ("inference",), DAYS)
+REQUESTS = Topic("requests", events.Request, "conversation_id", ("upstream", "inference"), ("inference", "projection"), DAYS)
 COMPLETED = Topic("results.completed", events.RequestCompleted, "conversation_id", ("inference",), ("upstream", "projection"), DAYS)
 FEEDBACK = Topic("feedback", events.Feedback, "request_id", ("upstream",), ("format",), FOR_EVER)
 DEAD_LETTERS = Topic("dead-letters", events.DeadLetter, "original key", ("every stage",), ("operator", "projection"), WEEKS)

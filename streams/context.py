@@ -14,8 +14,13 @@ from runtime.objects import Objects
 from runtime.project import Project
 from runtime.sealing import KeyStore
 from schemas.codec import RECORDS, Codec
-from schemas.events import Event
+from schemas.events import Event, Request
 from streams.held_out import HeldOut, read_texts
+
+USER = "user"
+"""Who made an example, where a user accepted or corrected an answer."""
+CURRENT = "current"
+"""What a frontend sends that knows its user by the session alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,12 @@ def held_out(project: Project) -> HeldOut:
     patterns = [project.root / pattern for pattern in project.evaluation.files]
     files = [file for pattern in patterns for file in sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))) or [pattern]]
     return HeldOut(read_texts(files), project.evaluation.similarity, lambda texts: minilm().encode(texts))
+
+
+def user_owner(request: Request) -> str:
+    """The key owner of what a user asked: the context's user, else the conversation."""
+    user = request.context.get("user_id", CURRENT)
+    return f"user:{request.conversation_id if user == CURRENT else user}"
 
 
 def document_owner(doc_id: str) -> str:

@@ -21,7 +21,7 @@ from runtime.tasks.preferences import PREFERENCE, plausible_wrong
 from runtime.tasks.prompt import normalised
 from schemas.events import DatasetRecord, Example, ExampleStatus, Label, RecordStatus, Sealed, Split
 from schemas.topics import CPT, EXAMPLES, LABELS, PREFERENCES, dataset_topic
-from streams.context import Context, document_owner
+from streams.context import USER, Context
 
 EVALUATION_SHARE = 10
 
@@ -120,8 +120,7 @@ class FormatStage:
         if example.status is ExampleStatus.KEPT:
             if example.input is None or example.output is None:
                 raise InvalidInput(f"example {example.example_id} is kept and has no text")
-            owner = document_owner(example.doc_id) if example.doc_id else label_owner(example.group_id)
-            key = await self._context.keys.key(owner)
+            key = await self._context.keys.key(example.input.key_id)
             plain = example_body(unseal(key, example.example_id, example.input), unseal(key, example.example_id + ":output", example.output))
             wrong = plain["output"].pop("rejected", None)
             check(spec, plain)
@@ -152,7 +151,7 @@ class FormatStage:
     def _outgoing(self, example: Example, dataset: str, record_id: str, task: str, body: Sealed | None, parent: Record) -> Outgoing:
         made = DatasetRecord(
             example_id=record_id, adapter=example.adapter, task=task, split=split_of(example.group_id), group_id=example.group_id,
-            body=body, teacher_usd=example.teacher_usd if dataset == example.adapter else None, status=RecordStatus.LIVE if body else RecordStatus.WITHDRAWN,
+            body=body, teacher_usd=example.teacher_usd if dataset == example.adapter else None, status=RecordStatus.LIVE if body else RecordStatus.WITHDRAWN, is_correction=example.teacher == USER,
         )  # fmt: skip
         return self._context.outgoing(self.name, dataset_topic(dataset).name, record_id, digest(record_id, parent.origin), made, parent)
 

@@ -17,6 +17,7 @@ from runtime.dead_letters import letter_of
 from runtime.event_writer import Entry, EventWriter
 from runtime.follower import Follower
 from runtime.kafka import Record
+from runtime.metrics import CORRECTIONS
 from runtime.project import Project
 from schemas.codec import Codec, InvalidRecord
 from schemas.events import AdapterCommand, AdapterEvent, BaseEpoch, DatasetRecord, DeadLetter, RunStatus, TrainingRun
@@ -105,7 +106,10 @@ class Coordinator:
             log.info("epoch.switched", epoch=epoch.epoch.epoch if epoch.epoch else None)
         for event in list(self.fleet.due_aliases()):
             await self._change(event)
-            log.info("alias.switched", adapter=event.adapter, version=event.alias.live_version if event.alias else None)
+            version = event.alias.live_version if event.alias else 0
+            log.info("alias.switched", adapter=event.adapter, version=version)
+            if (since := self.fleet.adapters[event.adapter].learning.pop(version, None)) is not None:
+                CORRECTIONS.labels(event.adapter).observe(time.time() - since)
         for command in [one for one in self._commands.values() if one.command_id not in self._answered]:
             await self._answer(command)
         self._commands.clear()

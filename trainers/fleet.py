@@ -38,16 +38,29 @@ EPOCH_KEY = "*"
 Partition = tuple[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What starts a run: so many examples that no run has seen, so many corrections by users among them, or one that has waited so long. Each version in
+    a row that its gate rejects doubles the numbers."""
+
+    examples: int
+    corrections: int | None = None
+    oldest_seconds: float | None = None
+
+
 @dataclass(slots=True)
 class AdapterState:
     """One adapter, or the base: its examples, what of them runs have seen, its versions, its alias.
 
-    `unseen` maps the examples that no run has seen to when they were written. `stack` are the versions that were live on the current epoch, each
+    `unseen` maps the examples that no run has seen to when they were written, `corrections` those of users among them, `learning` versions to when the first
+    correction that they learn was written. `stack` are the versions that were live on the current epoch, each
     above the one that a rollback from it leads to; `newest_live` is the newest that ever was; `changed_at` is the sequence of the last alias or epoch record.
     """
 
     live_ids: set[str] = field(default_factory=set)
     unseen: dict[str, float] = field(default_factory=dict)
+    corrections: dict[str, float] = field(default_factory=dict)
+    learning: dict[int, float] = field(default_factory=dict)
     ends: dict[Partition, int] = field(default_factory=dict)
     last_change: float = 0.0
     due_since: float | None = None
@@ -105,21 +118,34 @@ class AdapterState:
         else:
             self.stack.append(self.live)
 
-    def due(self, wanted: int, oldest_seconds: float | None, now: float) -> RunTrigger | None:
-        """What starts a run: `wanted` examples that no run has seen (after rejections more), or one that has waited for `oldest_seconds`; None where
-        too few or too young ones are there, a run is under way, or more of them come just now."""
-        trigger = None if self.running else self._trigger(wanted << min(self.rejections, MOST_DOUBLINGS), oldest_seconds, now)
+    def due(self, wanted: Wanted, now: float) -> RunTrigger | None:
+        """What starts a run; None where nothing is wanted yet, a run is under way, or more examples come just now."""
+        trigger = None if self.running else self._trigger(wanted, now)
         if trigger is None:
             self.due_since = None
             return None
         self.due_since = now if self.due_since is None else self.due_since
         return trigger if now - self.last_change >= QUIET_SECONDS or now - self.due_since >= LONGEST_WAIT_SECONDS else None
 
-    def _trigger(self, wanted: int, oldest_seconds: float | None, now: float) -> RunTrigger | None:
-        if len(self.unseen) >= wanted:
+    def _trigger(self, wanted: Wanted, now: float) -> RunTrigger | None:
+        doublings = min(self.rejections, MOST_DOUBLINGS)
+        if len(self.unseen) >= wanted.examples << doublings:
             return RunTrigger.EXAMPLES
-        waited_for_long = oldest_seconds is not None and self.unseen and now - min(self.unseen.values()) >= oldest_seconds
+        if wanted.corrections is not None and self.live and len(self.corrections) >= wanted.corrections << doublings:
+            return RunTrigger.FEEDBACK
+        waited_for_long = wanted.oldest_seconds is not None and self.unseen and now - min(self.unseen.values()) >= wanted.oldest_seconds
         return RunTrigger.AGE if waited_for_long else None
+
+    def see(self, run: TrainingRun) -> None:
+        """A run was requested over all that is there; one that corrections started learns of these alone."""
+        if self.corrections:
+            self.learning[run.version or 0] = min(self.corrections.values())
+        if run.trigger is RunTrigger.FEEDBACK:
+            for example_id in self.corrections:
+                self.unseen.pop(example_id, None)
+        else:
+            self.unseen.clear()
+        self.corrections.clear()
 
 
 @dataclass(slots=True)
@@ -149,10 +175,13 @@ class Fleet:
         if record.status is RecordStatus.WITHDRAWN:
             state.live_ids.discard(record.example_id)
             state.unseen.pop(record.example_id, None)
+            state.corrections.pop(record.example_id, None)
         else:
             state.live_ids.add(record.example_id)
-            if not self._seen(state, partition, offset):
+            if not self._seen(state, partition, offset, record.is_correction):
                 state.unseen.setdefault(record.example_id, written)
+                if record.is_correction:
+                    state.corrections.setdefault(record.example_id, written)
 
     def stir(self, now: float) -> None:
         """Examples are on their way: nothing is quiet at `now`."""
@@ -169,7 +198,7 @@ class Fleet:
             return
         state.runs[run.run_id] = run if run.ranges or earlier is None else _with_ranges(run, earlier)
         if run.status is RunStatus.REQUESTED:
-            state.unseen.clear()
+            state.see(run)
 
     def apply_adapter(self, event: AdapterEvent) -> None:
         """A change in the registry."""
@@ -202,7 +231,7 @@ class Fleet:
         return None if failed else newest
 
     def decide(self, now: float) -> Iterator[TrainingRun]:
-        """The runs to request: enough or old enough new examples, nothing running, and no example for a while."""
+        """The runs to request: enough new examples or corrections, or old ones, nothing running, and no example for a while."""
         cpt, candidate = self.project.base.cpt, self.candidate
         if self.epoch is None or self.base.running:
             return
@@ -210,13 +239,13 @@ class Fleet:
             for name, state in self.adapters.items():
                 if state.live and not state.runs_on(candidate.version):
                     yield self.request(name, candidate.version, RunTrigger.EPOCH)
-        elif cpt and (trigger := self.base.due(cpt.min_examples, None, now)) and not any(state.running for state in self.adapters.values()):
+        elif cpt and (trigger := self.base.due(Wanted(cpt.min_examples), now)) and not any(state.running for state in self.adapters.values()):
             yield self.request(BASE, self.epoch.epoch, trigger)
         elif self.base.runs or not cpt:
             for name, state in self.adapters.items():
                 declared = self.project.adapters[name]
-                age = declared.max_age_hours * 3600 if declared.max_age_hours else None
-                if not state.retired and (trigger := state.due(declared.min_examples, age, now)):
+                wanted = Wanted(declared.min_examples, declared.min_corrections, declared.max_age_hours * 3600 if declared.max_age_hours else None)
+                if not state.retired and (trigger := state.due(wanted, now)):
                     yield self.request(name, self.epoch.epoch, trigger)
 
     def request(self, name: str, epoch: int, trigger: RunTrigger, command_id: str | None = None) -> TrainingRun:
@@ -279,8 +308,9 @@ class Fleet:
     def _state(self, name: str) -> AdapterState | None:
         return self.base if name == BASE else self.adapters.get(name)
 
-    def _seen(self, state: AdapterState, partition: Partition, offset: int) -> bool:
-        return any(r.topic == partition[0] and r.partition == partition[1] and offset < r.end for run in state.runs.values() for r in run.ranges)
+    def _seen(self, state: AdapterState, partition: Partition, offset: int, is_correction: bool) -> bool:
+        runs = [run for run in state.runs.values() if is_correction or run.trigger is not RunTrigger.FEEDBACK]
+        return any(r.topic == partition[0] and r.partition == partition[1] and offset < r.end for run in runs for r in run.ranges)
 
 
 def _with_ranges(run: TrainingRun, earlier: TrainingRun) -> TrainingRun:

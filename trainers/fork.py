@@ -11,7 +11,7 @@ from typing import Any
 
 from runtime.artifacts import ADAPTER_FILES
 from runtime.encoder import minilm
-from runtime.project import Adapter
+from runtime.project import Adapter, Recipe
 from runtime.tasks.prompt import completion_ids, load_tokenizer, prompt_ids
 from runtime.tasks.samples import TaskSpec, render, render_pair
 from runtime.tasks.shortlist import Shortlist, Shown
@@ -30,6 +30,10 @@ MAX_HELD_OUT, MAX_ANCHORS, MAX_NEW = 250, 100, 75
 take longer than training does on a CPU."""
 
 
+AMENDING_TIMES, AMENDING_OTHERS, AMENDING_RATE = 4, 256, 0.25
+"""How often a correction is seen, how many other examples are, and the share of the recipe's rate."""
+
+
 @dataclass(frozen=True, slots=True)
 class Earlier:
     """The folders of earlier versions on the same base: the live one, the best on the anchors, and the first, whose held-out examples are the anchors."""
@@ -39,34 +43,40 @@ class Earlier:
     first: Path | None = None
 
 
-def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, folder: Path, report: Report, halvings: int = 0, *, floor_only: bool = False) -> Made:
-    """The adapter of `rows` in `folder`, with its scores beside those of the base and of earlier versions on the same examples."""
+def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, folder: Path, report: Report, halvings: int = 0, *, floor_only: bool = False, amends: bool = False) -> Made:
+    """The adapter of `rows` in `folder`, with its scores beside those of the base and of earlier versions on the same examples.
+
+    Where it `amends`, it goes on from the live version: the corrections among `rows` several times, and some others against forgetting.
+    """
     tokenizer, spec = load_tokenizer(base), adapter.spec
     shortlist = Shortlist(lambda texts: minilm().encode(texts))  # loaded where there is something to narrow
     held_out = judged_by(adapter, rows, tokenizer, shortlist, earlier)
     known = [row for row in rows if row.split is Split.TRAIN]
-    single = [row for row in known if not row.is_pair]
+    recipe, start = (_gently(adapter.recipe), earlier.live) if amends else (adapter.recipe, None)
+    single, paired = ([row for row in known if row.is_pair is is_pair] for is_pair in (False, True))
+    if amends:
+        single, paired = (_corrections_first(part, recipe.seed) for part in (single, paired))
     learnt = _offers(spec, single, shortlist)
-    learn = [_tokens(one.spec, one.row, tokenizer, adapter.recipe.seed) for one in learnt]
-    model = sft.train(base, learn, adapter.recipe, folder / "sft", report, halvings)
+    learn = [_tokens(one.spec, one.row, tokenizer, recipe.seed) for one in learnt]
+    model = sft.train(base, learn, recipe, folder / "sft", report, halvings, start)
     candidate = evaluate(model, tokenizer, spec, held_out)
     with model.disable_adapter():
         alone = evaluate(model, tokenizer, spec, held_out).whole
     metric, chosen = alone.metric, folder / "sft"
     metrics: dict[str, float] = {}
-    pairs = [_pair(one.spec, one.row, tokenizer, adapter.recipe.seed) for one in _offers(spec, [row for row in known if row.is_pair], shortlist)]
+    pairs = [_pair(one.spec, one.row, tokenizer, recipe.seed) for one in _offers(spec, paired, shortlist)]
     serving = None
     if earlier.live:
         model = with_adapter(base, earlier.live)
         serving = evaluate(model, tokenizer, spec, held_out)
-        if adapter.dpo:
-            mistakes = own_mistakes(model, tokenizer, learnt, adapter.dpo.own_answers, adapter.recipe.seed)
+        if adapter.dpo and not amends:
+            mistakes = own_mistakes(model, tokenizer, learnt, adapter.dpo.own_answers, recipe.seed)
             metrics["own_mistakes"] = float(len(mistakes))
             pairs += mistakes
     del model
     if adapter.dpo and pairs:
         give_memory_back()
-        aligned = dpo.align(base, folder / "sft", pairs, adapter.recipe, adapter.dpo, folder / "dpo", report, halvings)
+        aligned = dpo.align(base, folder / "sft", pairs, recipe, adapter.dpo, folder / "dpo", report, halvings)
         give_memory_back()
         after = evaluate(aligned, tokenizer, spec, held_out)
         metrics |= {f"sft_{metric}": candidate.whole.score, f"dpo_{metric}": after.whole.score, "pairs": float(len(pairs))}
@@ -82,6 +92,17 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
     metrics["teacher_usd"] = sum(row.teacher_usd for row in rows)
     metrics |= by_book(held_out.asked, candidate.whole) | {f"base_{name}": value for name, value in by_book(held_out.asked, alone).items()}
     return Made(ADAPTER_FILES, metrics, verdict)
+
+
+def _gently(recipe: Recipe) -> Recipe:
+    """How a version that is good is amended: once over the rows, at a fraction of the rate."""
+    return recipe.model_copy(update={"epochs": 1.0, "learning_rate": recipe.learning_rate * AMENDING_RATE})
+
+
+def _corrections_first(rows: Sequence[Row], seed: int) -> list[Row]:
+    """The corrections of `rows`, AMENDING_TIMES each, and as many others as there is room for, drawn by `seed`."""
+    corrections, others = ([row for row in rows if row.is_correction is wanted] for wanted in (True, False))
+    return corrections * AMENDING_TIMES + random.Random(seed).sample(others, min(len(others), AMENDING_OTHERS))
 
 
 def _metrics(candidate: Scores, rivals: Rivals) -> dict[str, float]:

@@ -42,6 +42,7 @@ class RunSpec:
     """All that a run needs to know; picklable. `base` is a folder or hub name, or a version of ours; `recipe` says what is made.
 
     `live`, `best` and `first` are versions that it is compared with (`fork.Earlier`), unless it need only be good enough (`floor_only`).
+    Where it `amends`, it goes on from the live version.
 
     Where memory was short, `halvings` times half as many rows are in it at once; gradients are accumulated to the recipe's batch.
     """
@@ -62,6 +63,7 @@ class RunSpec:
     best: AdapterVersion | None = None
     first: AdapterVersion | None = None
     floor_only: bool = False
+    amends: bool = False
     halvings: int = 0
 
 
@@ -112,7 +114,7 @@ def _make(spec: RunSpec, base: str, rows: list[Row], folder: Path, report: Repor
     from trainers import fork
 
     earlier = fork.Earlier(*(fetched(spec, version) if version else None for version in (spec.live, spec.best, spec.first)))
-    return fork.make(spec.recipe, base, rows, earlier, folder, report, spec.halvings, floor_only=spec.floor_only)
+    return fork.make(spec.recipe, base, rows, earlier, folder, report, spec.halvings, floor_only=spec.floor_only, amends=spec.amends)
 
 
 def base_folder(spec: RunSpec) -> str:
@@ -148,7 +150,7 @@ async def _rows(spec: RunSpec) -> list[Row]:
 async def _publish(spec: RunSpec, made: Made, base: str, rows: list[Row], folder: Path) -> Outcome:
     """Writes manifest and artifact to the store; an adapter's configuration names its base by epoch and digest."""
     sha256 = base_sha256(Path(base)) if Path(base).exists() else base
-    manifest = Manifest(spec.name, spec.base_epoch, sha256, spec.ranges, tuple(row.example_id for row in rows), spec.recipe.model_dump(include={"recipe", "dpo"}))
+    manifest = Manifest(spec.name, spec.base_epoch, sha256, spec.ranges, tuple(row.example_id for row in rows), spec.recipe.model_dump(include={"recipe", "dpo"}), spec.live.engine_name if spec.amends and spec.live else None)
     (folder / MANIFEST).write_text(manifest.to_json())
     config = folder / "adapter_config.json"
     if config.exists():

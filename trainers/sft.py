@@ -29,8 +29,8 @@ MAX_CPU_ROWS = 8
 """At once on a CPU: 16 took 0.4 GB more at the same speed (benchmarks.md); gradients are accumulated to the recipe's batch."""
 
 
-def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, report: Report, halvings: int = 0) -> PeftModel:
-    """An adapter for `base` trained on (prompt ids, completion ids) rows; saved to `folder` as PEFT does.
+def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, report: Report, halvings: int = 0, start: Path | None = None) -> PeftModel:
+    """An adapter for `base`, or the one in `start`, trained on (prompt ids, completion ids) rows; saved to `folder` as PEFT does.
 
     Goes on from the last checkpoint in `folder`, where one is; an adapter that was saved there is the answer. `report` hears how it goes.
     Rows over `recipe.max_tokens` are left out; `halvings` times half as many are in memory at once.
@@ -68,7 +68,7 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
     )  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = CompletionLoss(
-        model=load_model(base), args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora, callbacks=[reporter(report, tokens_of_steps(order, lengths, recipe.batch_size)), saver()],
+        model=with_adapter(base, start, is_trainable=True) if start else load_model(base), args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=None if start else lora, callbacks=[reporter(report, tokens_of_steps(order, lengths, recipe.batch_size)), saver()],
     )  # fmt: skip
     trained = train_on(trainer, folder)
     assert isinstance(trained, PeftModel)

@@ -30,7 +30,7 @@ HELD_OUT_ROOM = 500
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One live record of a snapshot, in plain; `is_pair` is a preference, `teacher_usd` what its teacher took."""
+    """One live record of a snapshot, in plain; `is_pair` is a preference, `teacher_usd` what its teacher took, `is_correction` a user's word."""
 
     example_id: str
     group_id: str
@@ -38,11 +38,12 @@ class Row:
     body: Mapping[str, Any]
     is_pair: bool = False
     teacher_usd: float = 0.0
+    is_correction: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All that decides a version: which records, and every hash and seed that training depends on."""
+    """All that decides a version: which records, and every hash and seed that training depends on; `parent` is the engine name of the version that it goes on from."""
 
     adapter: str
     base_epoch: int
@@ -50,6 +51,7 @@ class Manifest:
     ranges: tuple[OffsetRange, ...]
     example_ids: tuple[str, ...]
     recipe: Mapping[str, Any]
+    parent: str | None = None
     split_rule: str = "sha256('split', group_id) mod 10 = 0 is evaluation"
 
     def to_json(self) -> str:
@@ -89,18 +91,19 @@ def example_ids(folder: Path) -> frozenset[str]:
 
 
 def needed(adapter: Adapter, records: Sequence[DatasetRecord], anchors: AbstractSet[str] = frozenset()) -> list[DatasetRecord]:
-    """Those of `records` that a run of `adapter` can use, the first of each kind and the held-out ones of `anchors`: a stream's dataset outgrows any run's memory."""
+    """Those of `records` that a run of `adapter` can use, in their order: corrections before others of each kind, and the held-out ones of `anchors`. A
+    stream's dataset outgrows any run's memory."""
     recipe, dpo = adapter.recipe, adapter.dpo
     room = Counter({(Split.TRAIN, False): recipe.max_steps * recipe.batch_size, (Split.TRAIN, True): dpo.max_pairs if dpo else 0, (Split.EVALUATION, False): HELD_OUT_ROOM})
-    kept = []
-    for record in records:
+    kept = set()
+    for record in sorted(records, key=lambda record: not record.is_correction):
         kind = record.split, record.task == PREFERENCE
         if room[kind] > 0:
             room[kind] -= 1
         elif record.split is not Split.EVALUATION or record.example_id not in anchors:
             continue
-        kept.append(record)
-    return kept
+        kept.add(record.example_id)
+    return [record for record in records if record.example_id in kept]
 
 
 async def open_rows(records: Sequence[DatasetRecord], keys: KeyStore) -> list[Row]:
@@ -114,5 +117,5 @@ async def open_rows(records: Sequence[DatasetRecord], keys: KeyStore) -> list[Ro
         except KeyDestroyed:
             continue
         body = json.loads(unseal(key, record.example_id + ":body", record.body))
-        rows.append(Row(record.example_id, record.group_id, record.split, body, record.task == PREFERENCE, record.teacher_usd or 0.0))
+        rows.append(Row(record.example_id, record.group_id, record.split, body, record.task == PREFERENCE, record.teacher_usd or 0.0, record.is_correction))
     return rows

@@ -113,7 +113,7 @@ class Trainer:
         best = max(published, key=lambda version: (next((score for name, score in version.metrics.items() if name.startswith("anchor_")), 0.0), version.version), default=None)
         return RunSpec(
             run.run_id, run.adapter, run.version or 1, run.base_epoch, base, recipe, run.ranges, live, self._broker, self._database, self._objects, self._scratch, self._registry,
-            best=best, first=published[0] if published else None, floor_only=run.trigger is RunTrigger.EPOCH,
+            best=best, first=published[0] if published else None, floor_only=run.trigger is RunTrigger.EPOCH, amends=run.trigger is RunTrigger.FEEDBACK and live is not None,
         )  # fmt: skip
 
     def _published(self, run: TrainingRun) -> list[AdapterVersion]:

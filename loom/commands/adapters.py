@@ -21,7 +21,9 @@ VERSION = re.compile(r"([a-z][a-z0-9-]*)(?:@([0-9]{1,9}))?")
 
 
 def adapters(context: typer.Context, as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
-    """Versions of adapters, which one is live, and the gate's words; without a command: list them.
+    """Show, promote, roll back and compare adapter versions.
+
+    Without a command it lists them: which one is live, and the gate's words.
 
     Example: loom adapters --json
     """
@@ -35,7 +37,9 @@ def adapters(context: typer.Context, as_json: AsJson = False, project: Project =
 
 
 def show(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
-    """Show all that the registry says of one version, also of one that its gate rejected.
+    """Show all that is known of a version.
+
+    Also of one that its gate rejected.
 
     Example: loom adapters show tool@7
     """
@@ -80,9 +84,9 @@ def promote(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], 
 
 
 def rollback(version: Annotated[str, typer.Argument(metavar="ADAPTER[@VERSION]")], reason: Reason = None, as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
-    """Go back to the version that was live before, or to an earlier one that was.
+    """Go back to the version that was live before.
 
-    What is rolled back does not become live again by itself; a newer version that passes its gate does.
+    Or to an earlier one that was. What is rolled back does not become live again by itself; a newer version that passes its gate does.
 
     Example: loom adapters rollback tool --reason "it resets passwords of others"
     """
@@ -91,7 +95,9 @@ def rollback(version: Annotated[str, typer.Argument(metavar="ADAPTER[@VERSION]")
 
 
 def retire(adapter: str, reason: Reason = None, as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
-    """Take an adapter out of service: nobody answers for it, and nothing trains it, until a version is promoted.
+    """Take an adapter out of service.
+
+    Nobody answers for it, and nothing trains it, until a version is promoted.
 
     Example: loom adapters retire ner
     """
@@ -102,9 +108,9 @@ def diff(
     version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], other: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")],
     as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None, database: Database = None,
 ) -> None:  # fmt: skip
-    """Show the held-out answers that differ between two versions, also of rejected ones.
+    """Show the answers that differ between two versions.
 
-    Both answer, here and now, what the first of them was judged by.
+    Also of rejected ones. Both answer, here and now, what the first of them was judged by.
 
     Example: loom adapters diff tool@7 tool@6
     """

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loom.commands.common import AsJson, Broker, Data, Database, Project, connected_settings
+from loom.commands.common import AsJson, Broker, Data, Database, Project, client_of, connected_settings
 
 At = Annotated[str, typer.Option("--at", help="now, a time such as 2026-01-31T12:00:00+00:00, or a version such as chat@3.")]
 
@@ -78,6 +78,46 @@ def diff(before: str, after: str, project: Project = None, data: Data = None, br
         table.add_row(change.example_id, change.change, change.why, change.doc_id or "-")
     Console().print(table)
     typer.echo(f"{sum(c.change == 'came' for c in changes)} came, {sum(c.change == 'went' for c in changes)} went")
+
+
+def lineage(
+    what: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION|DOC", help="A version such as tool@7 or base@1, or a document's id.")],
+    project: Project = None,
+    data: Data = None,
+    broker: Broker = None,
+    as_json: AsJson = False,
+) -> None:
+    """Trace a version to documents, or a document to versions.
+
+    Example: loom lineage tool@7
+    Example: loom lineage docs/manual.pdf
+    """
+    from loom.exports import VERSION
+    from loom.lineage import Lineage, pages_in_words, provenance
+    from loom.processes import codec_of
+    from runtime.objects import Objects
+
+    settings = connected_settings(project=project, data=data, broker=broker)
+    version = VERSION.match(what)
+
+    async def run() -> list[Any]:
+        async with client_of(settings) as client:
+            found = Lineage(await client.fleet(), Objects(settings.objects_url), await provenance(settings.broker, codec_of(settings, client.project), settings.prefix))
+        return await found.of_version((version[1], int(version[2]))) if version else await found.of_document(what)
+
+    found = asyncio.run(run())
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found]))
+    elif not version:
+        for one in found:
+            typer.echo(f"{one.name:16} {'live ' if one.live else '     '} " + (f"through {one.through}" if one.through else f"{one.examples} examples"))
+        typer.echo(f"{len(found)} versions learned from {what}")
+    else:
+        for step in found:
+            counts = f"{sum(d.examples for d in step.documents)} examples of {len(step.documents)} documents, {step.labels} labels, {step.corrections} words of users" + (f", {step.unknown} unknown" if step.unknown else "")
+            typer.echo(f"{step.name} ({step.as_what}): {counts}; run {step.run_id}, dataset {step.dataset_sha256}")
+            for document in step.documents:
+                typer.echo(f"  {document.doc_id}: {document.examples} examples" + (f", pages {pages_in_words(document.pages)}" if document.pages else ""))
 
 
 def replay(

@@ -1,4 +1,4 @@
-"""`loom publish` and `ask`: documents and requests in, answers out."""
+"""`loom publish`, `ask` and `feedback`: documents and requests in, answers out, and what is said of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loom.commands.common import AsJson, Broker, Data, Project, client_of, connected_settings
+from loom.commands.common import AsJson, Broker, Data, Database, Project, client_of, connected_settings
 
 
 def publish(
@@ -108,13 +108,58 @@ def ask(text: str, adapter: Annotated[str | None, typer.Option("--adapter", help
                 raise Transient("no answer within 60 s: is the inference worker up? see `loom status`") from None
 
     answered = asyncio.run(run())
-    rows = [{"topic": topic, "adapter": r.engine_name, "status": r.status, "text": r.text, "output": json.loads(r.output) if r.output else None, "error": r.error} for topic, r in answered.results]
+    rows = [{"result_id": r.result_id, "topic": topic, "adapter": r.engine_name, "status": r.status, "text": r.text, "output": json.loads(r.output) if r.output else None, "error": r.error} for topic, r in answered.results]
     if as_json:
-        typer.echo(json.dumps({"status": answered.completed.status, "error": answered.completed.error, "results": rows}))
+        typer.echo(json.dumps({"request_id": answered.completed.request_id, "status": answered.completed.status, "error": answered.completed.error, "results": rows}))
         return
-    typer.echo(f"{answered.completed.status}" + (f": {answered.completed.error}" if answered.completed.error else ""))
+    typer.echo(f"request {answered.completed.request_id}: {answered.completed.status}" + (f": {answered.completed.error}" if answered.completed.error else ""))
     for row in rows:
         typer.echo(f"{row['topic']:20} {row['adapter'] or '-':26} {json.dumps(row['output'])}" + (f"  {row['error']}" if row["error"] else ""))
+
+
+def feedback(
+    request: Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id, as `loom ask` prints it.")],
+    result: Annotated[str | None, typer.Option("--result", help="The result's id or its topic, where there are several.")] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="The answer is right.")] = False,
+    correct: Annotated[str | None, typer.Option("--correct", help="The right answer, as JSON: a label, a call or null, a list of entities, a text.")] = None,
+    rate: Annotated[float | None, typer.Option("--rate", min=0, max=1, help="How good it is.")] = None,
+    project: Project = None, data: Data = None, broker: Broker = None, database: Database = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say of an answer that it is right, or what would have been.
+
+    Enough corrections start a run that goes on from the live version.
+
+    Example: loom feedback 3f9a… --correct '{"tool": "restart_hub", "hub_name": "garden"}'
+    Example: loom feedback 3f9a… --result results.sentiment --correct NEGATIVE
+    """
+    from loom.client import Opinion
+    from loom.processes import database_of
+    from runtime.database import connect
+    from runtime.errors import SettingsError
+    from schemas.events import FeedbackVerdict
+
+    if sum((accept, correct is not None, rate is not None)) != 1:
+        raise SettingsError("say one of --accept, --correct and --rate")
+    verdict = FeedbackVerdict.ACCEPTED if accept else FeedbackVerdict.CORRECTED if correct is not None else FeedbackVerdict.RATED
+    settings = connected_settings(project=project, data=data, broker=broker, database=database)
+
+    async def run() -> Any:
+        pool = await connect(database_of(settings), size=1)
+        try:
+            async with client_of(settings) as client:
+                return await client.say(pool, Opinion(request, result, verdict, _json_or_text(correct), rate))
+        finally:
+            await pool.close()
+
+    said = asyncio.run(run())
+    typer.echo(json.dumps({"feedback_id": said.feedback_id, "request_id": said.request_id, "result_id": said.result_id}) if as_json else f"feedback {said.feedback_id} on result {said.result_id}")
+
+
+def _json_or_text(given: str | None) -> Any:
+    try:
+        return json.loads(given) if given is not None else None
+    except ValueError:
+        return given
 
 
 def read_context(given: Sequence[str]) -> dict[str, str]:

@@ -17,7 +17,9 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Its id, or the start of
 
 
 def runs(context: typer.Context, as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
-    """Training runs and how they stand; without a command: list them.
+    """List, start, watch and cancel training runs.
+
+    Without a command it lists them.
 
     Example: loom runs
     """
@@ -26,7 +28,9 @@ def runs(context: typer.Context, as_json: AsJson = False, project: Project = Non
 
 
 def start(adapter: Annotated[str, typer.Argument(help="An adapter, or base.")], as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
-    """Train an adapter now, on all that is there, before what waits.
+    """Train an adapter now, before what waits.
+
+    On all examples that are there.
 
     Example: loom runs start tool
     """
@@ -35,7 +39,9 @@ def start(adapter: Annotated[str, typer.Argument(help="An adapter, or base.")], 
 
 
 def cancel(run: Run, reason: Reason = None, as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
-    """Cancel a run that waits or is under way; nothing of it is published.
+    """Cancel a run that waits or is under way.
+
+    Nothing of it is published.
 
     Example: loom runs cancel 3f9a
     """
@@ -46,7 +52,9 @@ def cancel(run: Run, reason: Reason = None, as_json: AsJson = False, project: Pr
 
 
 def watch(run: Run, as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
-    """Follow a run until its last word; exit code 1 when it published nothing.
+    """Follow a run until its last word.
+
+    Exit code 1 when it published nothing.
 
     Example: loom runs watch 3f9a
     """

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,26 @@ def asked(given: Mapping[str, Any]) -> str:
     return next((str(given[name]) for name in ("message", "text", "question") if name in given), "")
 
 
+def task_input(task: str, text: str, context: Mapping[str, str]) -> dict[str, Any]:
+    """A request's text as the input of a task; a chat answer may rest on the context's `passage`, and on its `history`, a JSON list of turns.
+
+    Raises:
+        ValueError: the history is no JSON.
+    """
+    if task == "tool":
+        return {"message": text, "context": dict(context)}
+    if task != "chat":
+        return {"text": text}
+    return {"question": text, "passage": context.get("passage", ""), "history": json.loads(context.get("history", "[]"))}
+
+
+def output_of(spec: TaskSpec, answer: Any) -> dict[str, Any]:
+    """An answer in the form of a training record's output: the inverse of `expected`."""
+    if spec.task == "tool":
+        return {"calls": [answer] if answer else []}
+    return {_OUTPUTS[spec.task]: answer}
+
+
 def expected(spec: TaskSpec, wanted: Mapping[str, Any]) -> Any:
     """A training record's output in the form that `answer` gives."""
     if spec.task == "classify":
@@ -154,4 +175,5 @@ def _cpt(spec: TaskSpec, given: Body, wanted: Body, rng: random.Random | None) -
     return Prompt("", "text"), str(wanted["text"]).strip()
 
 
+_OUTPUTS = {"classify": "label", "extract": "entities", "chat": "answer"}
 _RENDERERS = {"classify": _classify, "tool": _tool, "extract": _extract, "chat": _chat, "cpt": _cpt}

@@ -76,3 +76,4 @@ class DatasetRecord:
     body: Sealed | None = None
     teacher_usd: float | None = None
     status: RecordStatus
+    is_correction: bool = False

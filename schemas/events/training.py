@@ -27,6 +27,7 @@ class RunTrigger(StrEnum):
     AGE = "age"
     EPOCH = "epoch"
     COMMAND = "command"
+    FEEDBACK = "feedback"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,18 +7,21 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from runtime.database import connect
 from runtime.kafka import Outgoing, apply_topics
 from runtime.objects import Objects
+from runtime.places import read_at
 from runtime.project import Project, load_project
 from runtime.sealing import PostgresKeys
 from schemas.codec import Codec
 from schemas.events import DeadLetter, Document
 from streams.chunk import ChunkStage
 from streams.context import Context, held_out
+from streams.feedback import FeedbackStage
 from streams.format import FormatStage, LabelStage
 from streams.intake import Intake
 from streams.pool import CutterPool
@@ -77,11 +80,11 @@ async def streams(broker: str, database: str, folder: Path, teacher: Teacher, pr
     prefix = f"test-{uuid.uuid4().hex[:8]}."
     await apply_topics(broker, project.topics.values(), prefix)
     pool = await connect(database)
-    for table in ("keys", "document_revisions", "document_chunks", "chunk_claims", "cut_revisions", "teacher_units", "teacher_usage", "question_claims"):
+    for table in ("keys", "document_revisions", "document_chunks", "chunk_claims", "cut_revisions", "teacher_units", "teacher_usage", "question_claims", "record_places"):
         await pool.execute(f"TRUNCATE {table}")
     context = Context(project, CODEC, PostgresKeys(pool), Objects((folder / "objects").as_uri()), pool, held_out(project), prefix)
     cutters = CutterPool(workers=1)
-    stages: Sequence[object] = [Intake(context), ChunkStage(context, cutters), SynthStage(context, teacher), LabelStage(context), FormatStage(context)]
+    stages: Sequence[object] = [Intake(context), ChunkStage(context, cutters), SynthStage(context, teacher), LabelStage(context), FormatStage(context), FeedbackStage(context, partial(read_at, broker))]
     fatal: list[BaseException] = []
     shell = StreamShell(f"{prefix}all", broker, stages, folder=folder / "faust", on_fatal=fatal.append, prefix=prefix)  # type: ignore[arg-type]
     await shell.start()

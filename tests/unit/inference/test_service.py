@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from inference.service import once, task_input
-from runtime.tasks.samples import TaskSpec, ask
+from inference.service import once
+from runtime.tasks.samples import TaskSpec, ask, task_input
 from schemas.events import Result, ResultStatus
 
 

@@ -138,6 +138,59 @@ def test_few_examples_start_a_run_when_they_have_waited_for_long() -> None:
     assert list(fleet.decide(9000.0)) == []
 
 
+def correct(fleet: Fleet, ids: Sequence[int], now: float) -> None:
+    start = fleet.adapters["mood"].ends.get((TOPIC, 0), 0)
+    for offset, i in enumerate(ids):
+        fleet.apply_example(replace(record(i), is_correction=True), "mood", (TOPIC, 0), start + offset, now, now)
+
+
+def corrected() -> Fleet:
+    fleet = Fleet(Project(adapters={"mood": PROJECT.adapters["mood"].model_copy(update={"min_examples": 10, "min_corrections": 2})}))
+    fleet.epoch = EPOCH_0
+    return fleet
+
+
+def test_corrections_start_a_run_that_goes_on_from_the_live_version() -> None:
+    fleet = corrected()
+    correct(fleet, [1, 2], now=0.0)
+    assert list(fleet.decide(100.0)) == [], "there is nothing to go on from"
+    feed(fleet, range(3, 11))
+    (run,) = fleet.decide(100.0)
+    assert run.trigger is RunTrigger.EXAMPLES
+    finish(fleet, run)
+    settle(fleet)
+    feed(fleet, range(20, 25), now=200.0)
+    correct(fleet, [30, 31], now=210.0)
+    (amending,) = fleet.decide(300.0)
+    assert amending.trigger is RunTrigger.FEEDBACK
+    finish(fleet, amending)
+    assert fleet.adapters["mood"].learning[2] == 210.0
+    assert list(fleet.decide(1000.0)) == []
+    feed(fleet, range(40, 45), now=1100.0)
+    (again,) = fleet.decide(2000.0)
+    assert again.trigger is RunTrigger.EXAMPLES, "what the amended version did not learn still counts"
+
+
+def test_after_a_restart_what_an_amending_run_did_not_learn_still_counts() -> None:
+    fleet = corrected()
+    feed(fleet, range(10))
+    runs = list(fleet.decide(100.0))
+    finish(fleet, runs[0])
+    settle(fleet)
+    feed(fleet, range(20, 25), now=200.0)
+    correct(fleet, [30, 31], now=210.0)
+    runs += fleet.decide(300.0)
+    finish(fleet, runs[1])
+    again = corrected()
+    for run in runs:
+        finish(again, run)
+    feed(again, range(10))
+    feed(again, range(20, 25), now=200.0)
+    correct(again, [30, 31], now=210.0)
+    assert again.adapters["mood"].unseen.keys() == {f"e{i}" for i in range(20, 25)}
+    assert again.adapters["mood"].corrections == {}
+
+
 DOMAIN = Project(base=Base(cpt=Cpt(min_examples=2)), adapters={"mood": Adapter(task="classify", result="sentiment", labels=("A", "B"), min_examples=3)})
 
 

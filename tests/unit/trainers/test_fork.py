@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
 from runtime.artifacts import MANIFEST
 from runtime.project import Adapter
 from runtime.tasks.prompt import load_tokenizer
@@ -21,7 +23,7 @@ IDS = [row.example_id for row in ROWS if row.split is Split.EVALUATION]
 
 
 def judged(rows: list[Row], earlier: Earlier = Earlier()) -> HeldOut:
-    return judged_by(ADAPTER, rows, TOKENIZER, Shortlist(lambda texts: [[1.0]] * len(texts)), earlier)
+    return judged_by(ADAPTER, rows, TOKENIZER, Shortlist(lambda texts: np.ones((len(texts), 1), np.float32)), earlier)
 
 
 def ids(held_out: HeldOut, places: tuple[int, ...]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from runtime.project import Adapter, Dpo, Recipe
@@ -21,6 +23,13 @@ def test_a_run_takes_the_first_of_each_kind_that_it_can_use(dpo: Dpo | None, pai
     assert [r for r in taken if r.split is Split.TRAIN and r.task == "chat"] == RECORDS[:48:4]
     assert [r for r in taken if r.task == PREFERENCE] == RECORDS[1 : 4 * pairs : 4]
     assert [r for r in taken if r.split is Split.EVALUATION] == RECORDS[2 : 4 * HELD_OUT_ROOM : 4]
+
+
+def test_corrections_come_before_what_was_made_by_others() -> None:
+    corrected = [replace(record, is_correction=record.example_id >= "03990") for record in RECORDS]
+    taken = needed(Adapter(task="chat", result="chat", recipe=Recipe(max_steps=3, batch_size=4), dpo=Dpo(max_pairs=7)), corrected)
+    assert [r.example_id for r in taken if r.task == PREFERENCE] == ["00001", "00005", "00009", "00013", "00017", "03993", "03997"]
+    assert [r.example_id for r in taken] == sorted(r.example_id for r in taken)
 
 
 def test_anchors_are_taken_wherever_they_stand() -> None:
