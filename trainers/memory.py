@@ -6,6 +6,8 @@ import re
 import signal
 from pathlib import Path
 
+SHORT = ("Cannot allocate memory", "could not create a primitive")
+"""What the system and oneDNN say where accelerate's list ends."""
 VMSTAT = Path("/proc/vmstat")
 
 
@@ -13,7 +15,7 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether `error` is that of an allocation that failed, on a CPU or a GPU."""
     from accelerate.utils.memory import should_reduce_batch_size
 
-    return isinstance(error, MemoryError) or bool(should_reduce_batch_size(error))
+    return isinstance(error, MemoryError) or bool(should_reduce_batch_size(error)) or any(words in str(error) for words in SHORT)
 
 
 def kernel_kills(vmstat: Path = VMSTAT) -> int | None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -24,8 +23,9 @@ from runtime.follower import Follower
 from schemas.codec import Codec
 from schemas.events import RunStatus, TrainingRun
 from schemas.topics import TRAINING_RUNS
-from tests.support.runs import request_a_run, small_project
+from tests.support.runs import child_with_little_memory, request_a_run, small_project
 from tests.support.training import STEPS
+from trainers import worker
 from trainers.checkpoints import WEIGHTS
 from trainers.worker import Trainer
 
@@ -74,7 +74,7 @@ class Carried:
         return [moment.reason for moment in self.heard if moment.status is RunStatus.PROGRESS and moment.step is None]
 
 
-async def carry_out(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, folder: Path, trouble: Callable[[int], None]) -> Carried:
+async def carry_out(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, folder: Path, trouble: Callable[[int], None] | None = None) -> Carried:
     """Requests a run and has it carried out; its process gets into `trouble`, which takes its id, at its first word."""
     prefix = f"test-{uuid.uuid4().hex[:8]}."
     await request_a_run(kafka.address, postgres.url, prefix)
@@ -83,13 +83,12 @@ async def carry_out(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, folder: Pa
     follower = Follower(kafka.address, [prefix + TRAINING_RUNS.name])
     await follower.start()
     running = asyncio.create_task(trainer.run(stop))
-    troubled = False
     async with asyncio.timeout(180):
         while not carried.heard or carried.heard[-1].status not in (RunStatus.PUBLISHED, RunStatus.REJECTED, RunStatus.FAILED):
             await follower.deliver(lambda record: carried.heard.append(CODEC.decode(TrainingRun, record.value)))
-            if carried.heard and carried.heard[-1].status is RunStatus.PROGRESS and not troubled:
+            if trouble and carried.heard and carried.heard[-1].status is RunStatus.PROGRESS:
                 trouble(next(process.pid for process in multiprocessing.active_children() if process.name == "run-r1" and process.pid))
-                troubled = True
+                trouble = None
     stop.set()
     await running
     await follower.stop()
@@ -107,15 +106,10 @@ async def test_its_worker_starts_it_again(kafka: EmbeddedKafka, postgres: Embedd
     assert carried.steps.count(10) == 2  # it had no checkpoint yet
 
 
-def leave_little_memory(process: int) -> None:
-    """What the process asks for from now on, it does not get."""
-    used = psutil.Process(process).memory_info().vms
-    psutil.Process(process).rlimit(psutil.RLIMIT_AS, (used, used))
-
-
 @pytest.mark.asyncio
-async def test_where_memory_is_short_half_as_many_rows_are_in_it_at_once(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    carried = await carry_out(kafka, postgres, tmp_path, leave_little_memory)
+async def test_where_memory_is_short_half_as_many_rows_are_in_it_at_once(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "child", child_with_little_memory)
+    carried = await carry_out(kafka, postgres, tmp_path)
     assert carried.steps[-1] == 40
     (trouble,) = carried.troubles
     assert trouble is not None

@@ -18,7 +18,7 @@ from loom.embedded.postgres import EmbeddedPostgres
 from runtime.follower import Follower
 from runtime.kafka import Outgoing, apply_topics
 from runtime.objects import Objects
-from runtime.project import Project
+from runtime.project import Kafka, Project
 from schemas.codec import Codec
 from schemas.events import AdapterAction, AdapterCommand, AdapterEvent, AdapterEventKind, AdapterVersion, RunStatus, TrainingRun
 from tests.support.kafka import publish, read_all
@@ -102,7 +102,7 @@ async def test_a_command_is_answered_once_and_what_it_said_stands_after_a_restar
 
 @pytest.mark.asyncio
 async def test_a_run_that_is_cancelled_ends_at_once_and_publishes_nothing(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    project, prefix = small_project(steps=10_000), f"test-{uuid.uuid4().hex[:8]}."
+    project, prefix = small_project(steps=10_000).model_copy(update={"kafka": Kafka(partitions=1)}), f"test-{uuid.uuid4().hex[:8]}."
     await apply_topics(kafka.address, project.topics.values(), prefix)
     run = await request_a_run(kafka.address, postgres.url, prefix)
     trainer = Trainer(project, kafka.address, postgres.url, (tmp_path / "objects").as_uri(), tmp_path / "scratch", prefix)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 from aiokafka import TopicPartition
 
 from runtime.database import connect
@@ -16,6 +19,7 @@ from schemas.codec import Codec
 from schemas.events import DatasetRecord, OffsetRange, RecordStatus, RunStatus, Split, TrainingRun
 from schemas.topics import ADAPTERS, TRAINING_RUNS, dataset_topic
 from tests.support.kafka import publish
+from trainers.run import RunSpec, child
 
 CODEC = Codec()
 MOODS = ("NEGATIVE", "NEUTRAL", "POSITIVE")
@@ -26,6 +30,14 @@ def small_project(steps: int) -> Project:
     example = load_project(Path(__file__).parents[2] / "examples/pebblewire/loom.toml")
     classifier = example.adapters["classifier"].model_copy(update={"recipe": Recipe(max_steps=steps, epochs=50.0)})
     return example.model_copy(update={"adapters": {"classifier": classifier}})
+
+
+def child_with_little_memory(spec: RunSpec, connection: Any) -> None:
+    """A run's process that gets 400 MiB and no more, until half as many rows are in memory at once."""
+    if not spec.halvings:
+        most = psutil.Process().memory_info().vms + (400 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    child(spec, connection)
 
 
 async def request_a_run(broker: str, database: str, prefix: str) -> TrainingRun:
