@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.artifacts import MANIFEST
+from loom.versions import manifest_of
 from runtime.errors import SettingsError
 from runtime.follower import read_whole
 from runtime.kafka import Record, partitions_of
 from runtime.objects import Objects
 from schemas.codec import Codec
-from schemas.events import AdapterVersion, Chunk, ChunkStatus, ClaimCheck, Example
+from schemas.events import AdapterVersion, Chunk, ChunkStatus, Example
 from schemas.topics import BASE, CHUNKS, EXAMPLES
 from streams.format import pair_id
 from trainers.fleet import Fleet
@@ -158,10 +157,7 @@ class Lineage:
 
     async def _manifest(self, name: Name) -> Mapping[str, Any]:
         if name not in self._manifests:
-            version = self._versions[name]
-            (file,) = (file for file in version.files if file.path == MANIFEST)
-            data = await self._objects.claim(ClaimCheck(uri=f"{version.artifact_uri}/{file.path}", sha256=file.sha256, size_bytes=file.size_bytes))
-            self._manifests[name] = json.loads(data)
+            self._manifests[name] = await manifest_of(self._versions[name], self._objects)
         return self._manifests[name]
 
     async def _step(self, name: Name, as_what: str) -> Step:

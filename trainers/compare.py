@@ -10,10 +10,11 @@ from runtime.encoder import minilm
 from runtime.project import Adapter
 from runtime.tasks.prompt import load_tokenizer
 from runtime.tasks.shortlist import Shortlist
+from schemas.events import AdapterVersion
 from trainers.base_model import with_adapter
 from trainers.evaluate import Asked, Invalid, answers, score
 from trainers.fork import judged_by
-from trainers.run import RunSpec, base_folder, fetched, read_rows
+from trainers.run import RunSpec, base_folder, earlier_of, fetched, read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +40,17 @@ class Comparison:
     differences: tuple[Difference, ...]
 
 
-def compare(adapter: Adapter, ours: RunSpec, theirs: RunSpec) -> Comparison:
-    """Both versions answer what ours is judged by, each on its own base; a spec's `live` is the version.
+def compare(ours: tuple[RunSpec, AdapterVersion], theirs: tuple[RunSpec, AdapterVersion]) -> Comparison:
+    """Both versions, each with the run that made it, answer what ours was judged by, each on its own base.
 
     Raises:
         LoomError: an artifact is not what the registry says.
     """
-    rows = read_rows(ours)
-    shortlist = Shortlist(lambda texts: minilm().encode(texts))
-    asked = judged_by(adapter, rows, load_tokenizer(base_folder(ours)), shortlist).asked
-    return differing(adapter, asked, *(_answers(adapter, spec, asked) for spec in (ours, theirs)))
+    spec = ours[0]
+    assert isinstance(spec.recipe, Adapter)  # the base answers nothing
+    adapter, shortlist = spec.recipe, Shortlist(lambda texts: minilm().encode(texts))
+    asked = judged_by(adapter, read_rows(spec), load_tokenizer(base_folder(spec)), shortlist, earlier_of(spec)).asked
+    return differing(adapter, asked, *(_answers(adapter, *one, asked) for one in (ours, theirs)))
 
 
 def differing(adapter: Adapter, asked: Sequence[Asked], ours: Sequence[Any], theirs: Sequence[Any]) -> Comparison:
@@ -60,10 +62,9 @@ def differing(adapter: Adapter, asked: Sequence[Asked], ours: Sequence[Any], the
     return Comparison(first.metric, first.count, (first.score, second.score), tuple(differences))
 
 
-def _answers(adapter: Adapter, spec: RunSpec, asked: Sequence[Asked]) -> list[Any]:
-    assert spec.live is not None  # both specs name a version
-    base, folder = base_folder(spec), fetched(spec, spec.live)
-    said, _ = answers(with_adapter(base, folder), load_tokenizer(base), adapter.spec, asked)
+def _answers(adapter: Adapter, spec: RunSpec, version: AdapterVersion, asked: Sequence[Asked]) -> list[Any]:
+    base = base_folder(spec)
+    said, _ = answers(with_adapter(base, fetched(spec, version)), load_tokenizer(base), adapter.spec, asked)
     return said
 
 

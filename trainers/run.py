@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import stamina
 from aiokafka.errors import KafkaConnectionError
@@ -30,7 +30,10 @@ from trainers.base_model import base_sha256, weights_sha256
 from trainers.gate import Verdict
 from trainers.memory import is_out_of_memory
 from trainers.progress import Report
-from trainers.snapshot import Manifest, Row, example_ids, needed, open_rows, read_ranges
+from trainers.snapshot import Manifest, Row, dataset_sha256, example_ids, needed, open_rows, read_ranges
+
+if TYPE_CHECKING:
+    from trainers.fork import Earlier
 
 T = TypeVar("T")
 VERSIONS = "versions"
@@ -97,7 +100,7 @@ def execute(spec: RunSpec, report: Report) -> Outcome:
     rows = read_rows(spec)
     base = base_folder(spec)
     os.environ.setdefault("HF_HUB_OFFLINE", "1" if Path(base).exists() else "0")
-    made = _make(spec, base, rows, folder, report)
+    made = make(spec, base, rows, folder, report)
     return _patiently(lambda: _publish(spec, made, base, rows, folder))
 
 
@@ -106,20 +109,27 @@ def read_rows(spec: RunSpec) -> list[Row]:
     return _patiently(lambda: _rows(spec))
 
 
-def _make(spec: RunSpec, base: str, rows: list[Row], folder: Path, report: Report) -> Made:
+def make(spec: RunSpec, base: str, rows: list[Row], folder: Path, report: Report) -> Made:
+    """What the run makes of `rows`, in `folder`."""
     if isinstance(spec.recipe, Cpt):
         from trainers import pretrain
 
         return pretrain.make(spec.recipe, base, rows, folder, report, spec.halvings)
     from trainers import fork
 
-    earlier = fork.Earlier(*(fetched(spec, version) if version else None for version in (spec.live, spec.best, spec.first)))
-    return fork.make(spec.recipe, base, rows, earlier, folder, report, spec.halvings, floor_only=spec.floor_only, amends=spec.amends)
+    return fork.make(spec.recipe, base, rows, earlier_of(spec), folder, report, spec.halvings, floor_only=spec.floor_only, amends=spec.amends)
 
 
 def base_folder(spec: RunSpec) -> str:
     """The base that the run forks from: a folder, or a hub name."""
     return spec.base if isinstance(spec.base, str) else str(fetched(spec, spec.base))
+
+
+def earlier_of(spec: RunSpec) -> Earlier:
+    """The folders of the versions that the run's is compared with."""
+    from trainers.fork import Earlier
+
+    return Earlier(*(fetched(spec, version) if version else None for version in (spec.live, spec.best, spec.first)))
 
 
 def fetched(spec: RunSpec, version: AdapterVersion) -> Path:
@@ -150,7 +160,11 @@ async def _rows(spec: RunSpec) -> list[Row]:
 async def _publish(spec: RunSpec, made: Made, base: str, rows: list[Row], folder: Path) -> Outcome:
     """Writes manifest and artifact to the store; an adapter's configuration names its base by epoch and digest."""
     sha256 = base_sha256(Path(base)) if Path(base).exists() else base
-    manifest = Manifest(spec.name, spec.base_epoch, sha256, spec.ranges, tuple(row.example_id for row in rows), spec.recipe.model_dump(include={"recipe", "dpo"}), spec.live.engine_name if spec.amends and spec.live else None)
+    live, best, first = (version and version.engine_name for version in (spec.live, spec.best, spec.first))
+    manifest = Manifest(
+        spec.name, spec.base_epoch, sha256, spec.ranges, tuple(row.example_id for row in rows), dataset_sha256(rows), spec.recipe.model_dump(mode="json"),
+        live if spec.amends else None, live, best, first,
+    )  # fmt: skip
     (folder / MANIFEST).write_text(manifest.to_json())
     config = folder / "adapter_config.json"
     if config.exists():

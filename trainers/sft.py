@@ -16,6 +16,7 @@ from runtime.tasks.prompt import load_tokenizer
 from trainers.base_model import load_model, with_adapter
 from trainers.checkpoints import FOLDER, is_kept, keep, saver, train_on
 from trainers.order import tokens_of_steps, training_order
+from trainers.precision import is_bfloat16_faster
 from trainers.progress import Report, reporter
 
 if TYPE_CHECKING:
@@ -89,6 +90,6 @@ def common_arguments(folder: Path, recipe: Recipe, batch: int, cpu_rows: int, ha
     return {
         "per_device_train_batch_size": at_once, "gradient_accumulation_steps": batch // at_once,
         "output_dir": str(folder / FOLDER), "save_total_limit": 1, "lr_scheduler_type": "cosine", "warmup_steps": 10, "weight_decay": 0.0, "logging_steps": 10, "save_strategy": "no",
-        "report_to": "none", "seed": recipe.seed, "data_seed": recipe.seed, "bf16": True, "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": False,
+        "report_to": "none", "seed": recipe.seed, "data_seed": recipe.seed, "bf16": is_bfloat16_faster(), "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": False,
         "disable_tqdm": True, "dataloader_num_workers": 0,
     }  # fmt: skip

@@ -43,20 +43,32 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All that decides a version: which records, and every hash and seed that training depends on; `parent` is the engine name of the version that it goes on from."""
+    """All that decides a version: which records, their texts by one digest, every hash and seed that training depends on, what was declared.
+
+    By engine name: `parent` is the version that it goes on from; `live`, `best` and `first` are those that it was compared with.
+    """
 
     adapter: str
     base_epoch: int
     base_sha256: str
     ranges: tuple[OffsetRange, ...]
     example_ids: tuple[str, ...]
-    recipe: Mapping[str, Any]
-    parent: str | None = None
+    dataset_sha256: str
+    declaration: Mapping[str, Any]
+    parent: str | None
+    live: str | None
+    best: str | None
+    first: str | None
     split_rule: str = "sha256('split', group_id) mod 10 = 0 is evaluation"
 
     def to_json(self) -> str:
         """Canonical JSON."""
-        return canonical_json({**asdict(self), "dataset_sha256": digest(*self.example_ids)})
+        return canonical_json(asdict(self))
+
+
+def dataset_sha256(rows: Sequence[Row]) -> str:
+    """One digest of all ids and texts, in their order."""
+    return digest(*(part for row in rows for part in (row.example_id, canonical_json(row.body))))
 
 
 async def read_ranges(broker: str, ranges: Sequence[OffsetRange], codec: Codec, adapter: str) -> list[DatasetRecord]:

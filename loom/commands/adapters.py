@@ -43,7 +43,7 @@ def show(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], as_
 
     Example: loom adapters show tool@7
     """
-    from runtime.errors import SettingsError
+    from loom.versions import version_in
 
     name, number = version_of(version)
     settings = connected_settings(project=project, data=data, broker=broker)
@@ -53,10 +53,8 @@ def show(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], as_
             return await client.fleet()
 
     fleet = asyncio.run(run())
-    state = fleet.base if name == "base" else fleet.adapters.get(name)
-    found = state.versions.get(number) if state and number is not None else None
-    if found is None:
-        raise SettingsError(f"no version {version}: `loom adapters` lists them")
+    found = version_in(fleet, name, number)
+    state = fleet.base if name == "base" else fleet.adapters[name]
     row = asdict(found) | {"live": state.live == number, "refused": state.refused.get(number), "run": next((run.status for run in state.runs.values() if run.run_id == found.run_id), None)}
     if as_json:
         typer.echo(json.dumps(row))
@@ -116,35 +114,23 @@ def diff(
     """
     from rich.console import Console
 
-    from loom.processes import database_of
+    from loom.versions import run_of
     from runtime.errors import SettingsError
     from trainers.compare import compare
-    from trainers.run import RunSpec
 
     names = [version_of(text) for text in (version, other)]
     settings = connected_settings(project=project, data=data, broker=broker, database=database)
 
     async def run() -> Any:
         async with client_of(settings) as client:
-            return client.project, await client.fleet()
+            fleet = await client.fleet()
+        if names[0][0] not in fleet.adapters or names[0][0] != names[1][0]:
+            raise SettingsError(f"{version} and {other} are no two versions of one adapter")
+        return [(await run_of(fleet, name, number, settings))[0] for name, number in names], [fleet.adapters[name].versions[number] for name, number in names]
 
-    declared, fleet = asyncio.run(run())
-    adapter, specs = names[0][0], []
-    if adapter not in declared.adapters or names[1][0] != adapter:
-        raise SettingsError(f"{version} and {other} are no two versions of one adapter")
-    state = fleet.adapters[adapter]
-    for text, (_, number) in zip((version, other), names, strict=True):
-        found = state.versions.get(number or 0)
-        ran = state.runs.get(found.run_id) if found else None
-        base = fleet.base.versions.get(found.base_epoch) if found and found.base_epoch else declared.base_folder
-        if found is None or ran is None or base is None:
-            raise SettingsError(f"no version {text}: `loom adapters` lists them")
-        specs.append(RunSpec(
-            found.run_id, adapter, found.version, found.base_epoch, base, declared.adapters[adapter], ran.ranges, found, settings.broker, database_of(settings), settings.objects_url, settings.data / "runs",
-            settings.registry,
-        ))  # fmt: skip
+    specs, versions = asyncio.run(run())
     with Console(stderr=True).status("answering"):
-        made = compare(declared.adapters[adapter], *specs)
+        made = compare(*zip(specs, versions, strict=True))
     if as_json:
         typer.echo(json.dumps({"versions": [version, other], **asdict(made)}))
         return

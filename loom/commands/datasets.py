@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -122,6 +122,7 @@ def lineage(
 
 def replay(
     datasets: Annotated[bool, typer.Option("--datasets", help="Make every dataset again.")] = False,
+    adapter: Annotated[str | None, typer.Option("--adapter", metavar="ADAPTER@VERSION", help="Train a version again, on the same examples.")] = None,
     name: Annotated[str, typer.Option("--name", help="The copy's topics begin with `replay-NAME.`; the time, where none is given.")] = "",
     project: Project = None,
     data: Data = None,
@@ -129,11 +130,13 @@ def replay(
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make every dataset again and compare it with the live one.
+    """Make datasets or a version again, and compare.
 
-    From what is kept for ever, beside the live one, byte for byte.
+    Datasets from what is kept for ever, beside the live ones, byte for byte. A version from its manifest: the same examples byte for byte, the same
+    training, the same scores within two points. Nothing is published.
 
     Example: loom replay --datasets --name after-upgrade
+    Example: loom replay --adapter tool@7
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -142,9 +145,11 @@ def replay(
     from loom.replay import PHASES, replay_system
     from runtime.errors import SettingsError
 
-    if not datasets:
-        raise SettingsError("say what to replay: --datasets")
+    if datasets is (adapter is not None):
+        raise SettingsError("say what to replay: --datasets, or --adapter tool@7")
     settings = connected_settings(project=project, data=data, broker=broker, database=database)
+    if adapter is not None:
+        _remake(adapter, settings, as_json)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bars = {what: progress.add_task(what, total=None) for what in PHASES}
         report = asyncio.run(replay_system(settings, name or f"{datetime.now(UTC):%Y%m%dT%H%M%S}", lambda what, done, of: progress.update(bars[what], completed=done, total=of)))
@@ -158,6 +163,35 @@ def replay(
         counts = ", ".join(f"{count} {what}" for what, count in report.counts.items()).replace("_", " ")
         typer.echo(f"{counts}; {report.made_seconds:.1f} s, with comparing {report.seconds:.1f} s; topics {report.prefix}datasets.*")
     raise typer.Exit(0 if all(d.same for d in report.datasets) else 1)
+
+
+def _remake(name: str, settings: Any, as_json: bool) -> NoReturn:
+    """Trains a version again and says how near it came. Raises typer.Exit, with 1 where it did not come near enough."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from loom.commands.adapters import version_of
+    from loom.versions import run_of, version_in
+    from trainers.remake import remake
+
+    adapter, number = version_of(name)
+
+    async def run() -> Any:
+        async with client_of(settings) as client:
+            fleet = await client.fleet()
+        return version_in(fleet, adapter, number), *await run_of(fleet, adapter, number, settings)
+
+    version, spec, manifest = asyncio.run(run())
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("training", total=None)
+        made = remake(spec, version, manifest, lambda moment: progress.update(bar, completed=moment.step, total=moment.steps))
+    if as_json:
+        typer.echo(json.dumps({"version": name, **asdict(made), "holds": made.holds}))
+    else:
+        typer.echo(f"{made.examples} examples, {made.missing} missing; dataset {'the same' if made.same_dataset else 'another'}, weights {'the same' if made.same_weights else 'others'}")
+        for metric, (was, now) in made.scores.items():
+            typer.echo(f"  {metric:20} {was:.4f} then, {now:.4f} now")
+    raise typer.Exit(0 if made.holds else 1)
 
 
 def _exporter(settings: Any) -> tuple[Any, dict[str, str]]:

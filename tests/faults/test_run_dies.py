@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +14,12 @@ from safetensors.numpy import load_file
 
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
-from runtime.follower import Follower
-from schemas.codec import Codec
-from schemas.events import RunStatus, TrainingRun
-from schemas.topics import TRAINING_RUNS
-from tests.support.runs import child_with_little_memory, request_a_run, small_project
+from tests.support.runs import carry_out, child_with_little_memory
 from tests.support.training import STEPS
 from trainers import worker
 from trainers.checkpoints import WEIGHTS
-from trainers.worker import Trainer
 
 TOLERANCE = 1e-6
-CODEC = Codec()
 
 
 def training(kind: str, folder: Path) -> subprocess.Popen[str]:
@@ -57,45 +46,6 @@ def test_it_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
     assert ours.keys() == theirs.keys()
     assert max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours) <= TOLERANCE
     assert any(float(np.abs(weights).max()) > 0 for name, weights in ours.items() if "lora_B" in name)
-
-
-@dataclass
-class Carried:
-    """What was heard of a run that a trainer carried out."""
-
-    heard: list[TrainingRun] = field(default_factory=list)
-
-    @property
-    def steps(self) -> list[int]:
-        return [moment.step for moment in self.heard if moment.step is not None]
-
-    @property
-    def troubles(self) -> list[str | None]:
-        return [moment.reason for moment in self.heard if moment.status is RunStatus.PROGRESS and moment.step is None]
-
-
-async def carry_out(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, folder: Path, trouble: Callable[[int], None] | None = None) -> Carried:
-    """Requests a run and has it carried out; its process gets into `trouble`, which takes its id, at its first word."""
-    prefix = f"test-{uuid.uuid4().hex[:8]}."
-    await request_a_run(kafka.address, postgres.url, prefix)
-    trainer = Trainer(small_project(steps=40), kafka.address, postgres.url, (folder / "objects").as_uri(), folder / "scratch", prefix)
-    carried, stop = Carried(), asyncio.Event()
-    follower = Follower(kafka.address, [prefix + TRAINING_RUNS.name])
-    await follower.start()
-    running = asyncio.create_task(trainer.run(stop))
-    async with asyncio.timeout(180):
-        while not carried.heard or carried.heard[-1].status not in (RunStatus.PUBLISHED, RunStatus.REJECTED, RunStatus.FAILED):
-            await follower.deliver(lambda record: carried.heard.append(CODEC.decode(TrainingRun, record.value)))
-            if trouble and carried.heard and carried.heard[-1].status is RunStatus.PROGRESS:
-                trouble(next(process.pid for process in multiprocessing.active_children() if process.name == "run-r1" and process.pid))
-                trouble = None
-    stop.set()
-    await running
-    await follower.stop()
-    assert carried.heard[-1].status in (RunStatus.PUBLISHED, RunStatus.REJECTED), carried.heard[-1].reason
-    assert all(moment.tokens_per_second and moment.memory_bytes for moment in carried.heard if moment.step is not None)
-    assert not list((folder / "scratch").iterdir())
-    return carried
 
 
 @pytest.mark.asyncio

@@ -18,7 +18,7 @@ from loom.client import Answered
 from loom.frames import Frames
 from runtime.kafka import Outgoing
 from schemas.codec import Codec
-from schemas.events import AdapterEvent, CompletionStatus, DeadLetter, Request, RequestCompleted, Result, ResultStatus
+from schemas.events import AdapterEvent, CompletionStatus, DeadLetter, Request, RequestCompleted, Result, ResultStatus, RunTrigger
 from tests.support.kafka import publish, read_all
 from tests.support.live import EXAMPLE, Live, running
 
@@ -155,22 +155,52 @@ def test_publishing_the_same_tree_twice_changes_nothing(live: Live) -> None:
     assert len(asyncio.run(read_all(live.broker, "revisions"))) == before == 21
 
 
-def test_ops_train_compare_roll_back_and_retire_by_command(live: Live) -> None:
-    started = json.loads(live.loom("runs", "start", "ner", "--json").stdout)
-    assert started["version"] == 2
-    again = live.loom("runs", "start", "ner")
-    assert (again.returncode, f"cancel {started['run_id']}" in again.stderr) == (2, True)
-    watched = live.loom("runs", "watch", started["run_id"][:12])
+HUBS = ("garden", "attic", "cellar", "kitchen", "porch", "hallway", "office", "loft", "garage", "nursery", "balcony", "workshop", "study", "pantry")
+IDIOMS = ("send the {} box to bed and wake it up", "the {} box needs a nap", "pull the plug on {} and put it back", "give the {} box forty winks")
+CORRECTED = 10
+"""What starts a run; the idioms of the other hubs are asked before and after it."""
+
+
+def idiom(live: Live, place: int) -> Answered:
+    return live.ask(IDIOMS[place % len(IDIOMS)].format(HUBS[place]), "tool")
+
+
+def test_corrections_make_a_better_version_with_nobody_looking(live: Live) -> None:
+    def right(place: int, answered: Answered) -> bool:
+        return outputs(answered)["tool"] == {"tool": "restart_hub", "hub_name": HUBS[place]}
+
+    later = range(CORRECTED, len(HUBS))
+    before = sum(right(place, idiom(live, place)) for place in later)
+    asked = [idiom(live, place).completed.request_id for place in range(CORRECTED)]
+    time.sleep(2)  # the projection notes where they stand
+    for place, request_id in enumerate(asked):
+        said = live.loom("feedback", request_id, "--correct", json.dumps({"tool": "restart_hub", "hub_name": HUBS[place]}))
+        assert said.returncode == 0, said.stderr
+    run = live.until_requested("tool", RunTrigger.FEEDBACK)
+    watched = live.loom("runs", "watch", run.run_id[:12])
     assert watched.returncode == 0, watched.stdout
     assert "tokens/s" in watched.stdout
-    live.until_serving("ner", 2)
-    compared = json.loads(live.loom("adapters", "diff", "ner@2", "ner@1", "--json").stdout)
-    shown = json.loads(live.loom("adapters", "show", "ner@2", "--json").stdout)
-    assert compared["scores"][0] == pytest.approx(shown["metrics"]["entity_f1"])
+    live.until_serving("tool", 2)
+    assert sum(right(place, idiom(live, place)) for place in later) > before
+    assert outputs(live.ask(MESSAGE))["tool"] == {"tool": "reset_password_flow", "user_id": "current"}
+    steps = json.loads(live.loom("lineage", "tool@2", "--json").stdout)
+    assert [(step["name"], step["as_what"]) for step in steps] == [("tool@2", "itself"), ("tool@1", "what it goes on from"), ("base@1", "its base")]
+    assert steps[0]["corrections"] >= CORRECTED
+
+
+def test_ops_compare_roll_back_retire_and_cancel_by_command(live: Live) -> None:
+    compared = json.loads(live.loom("adapters", "diff", "tool@2", "tool@1", "--json").stdout)
+    shown = json.loads(live.loom("adapters", "show", "tool@2", "--json").stdout)
+    assert compared["scores"][0] == pytest.approx(shown["metrics"]["call_accuracy"])
     assert compared["held_out"] == shown["metrics"]["held_out"]
-    assert live.loom("adapters", "rollback", "ner", "--reason", "a test").stdout.strip() == "ner@1 is live"
-    live.until_serving("ner", 1)
-    assert "has no version to roll back to" in live.loom("adapters", "rollback", "ner").stderr
+    assert live.loom("adapters", "rollback", "tool", "--reason", "a test").stdout.strip() == "tool@1 is live"
+    live.until_serving("tool", 1)
+    assert "has no version to roll back to" in live.loom("adapters", "rollback", "tool").stderr
+    started = json.loads(live.loom("runs", "start", "ner", "--json").stdout)
+    again = live.loom("runs", "start", "ner")
+    assert (again.returncode, f"cancel {started['run_id']}" in again.stderr) == (2, True)
+    assert live.loom("runs", "cancel", started["run_id"][:12]).returncode == 0
+    assert live.loom("runs", "watch", started["run_id"]).returncode == 1
     assert live.loom("adapters", "retire", "chat").stdout.strip() == "chat is retired"
     live.until_serving("chat", None)
     assert httpx.post(f"{live.url}/generate", json={"adapter_id": "chat", "prompt": "hi"}, timeout=30).status_code == 404

@@ -24,7 +24,7 @@ from runtime.kafka import Outgoing
 from runtime.objects import Objects
 from runtime.project import Project, load_project
 from schemas.codec import Codec
-from schemas.events import Label, RunStatus, TrainingRun
+from schemas.events import Label, RunStatus, RunTrigger, TrainingRun
 from tests.support.kafka import publish, read_all
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +63,17 @@ class Live:
             return adapters <= self.serving()
 
         self._until(live, seconds, f"{adapters} to go live")
+
+    def until_requested(self, adapter: str, trigger: RunTrigger) -> TrainingRun:
+        """The run of an adapter that was started so."""
+        found: list[TrainingRun] = []
+
+        def requested() -> bool:
+            found.extend(run for run in self.read("training-runs", TrainingRun) if run.adapter == adapter and run.trigger is trigger)
+            return bool(found)
+
+        self._until(requested, 60, f"a run of {adapter} by {trigger}")
+        return found[0]
 
     def until_serving(self, adapter: str, version: int | None) -> None:
         self._until(lambda: self.engine_names().get(adapter, f"{adapter}@None-").startswith(f"{adapter}@{version}-"), 60, f"{adapter}@{version} to serve")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import multiprocessing
 import resource
-from dataclasses import replace
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 from aiokafka import TopicPartition
 
+from loom.embedded.kafka import EmbeddedKafka
+from loom.embedded.postgres import EmbeddedPostgres
 from runtime.database import connect
+from runtime.follower import Follower
 from runtime.ids import canonical_json
 from runtime.kafka import Outgoing, apply_topics, consumer
 from runtime.project import Project, Recipe, load_project
@@ -20,6 +27,7 @@ from schemas.events import DatasetRecord, OffsetRange, RecordStatus, RunStatus, 
 from schemas.topics import ADAPTERS, TRAINING_RUNS, dataset_topic
 from tests.support.kafka import publish
 from trainers.run import RunSpec, child
+from trainers.worker import Trainer
 
 CODEC = Codec()
 MOODS = ("NEGATIVE", "NEUTRAL", "POSITIVE")
@@ -57,3 +65,43 @@ async def request_a_run(broker: str, database: str, prefix: str) -> TrainingRun:
     run = TrainingRun(run_id="r1", adapter="classifier", base_epoch=0, status=RunStatus.REQUESTED, version=1, ranges=(OffsetRange(topic=place.topic, partition=0, first=0, end=end),))
     await publish(broker, [Outgoing(prefix + TRAINING_RUNS.name, b"r1", CODEC.encode(run))])
     return run
+
+
+@dataclass
+class Carried:
+    """A run that a trainer carried out: the topics' prefix, and what was heard."""
+
+    prefix: str
+    heard: list[TrainingRun] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[int]:
+        return [moment.step for moment in self.heard if moment.step is not None]
+
+    @property
+    def troubles(self) -> list[str | None]:
+        return [moment.reason for moment in self.heard if moment.status is RunStatus.PROGRESS and moment.step is None]
+
+
+async def carry_out(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, folder: Path, trouble: Callable[[int], None] | None = None) -> Carried:
+    """Requests a run and has it carried out; its process gets into `trouble`, which takes its id, at its first word."""
+    prefix = f"test-{uuid.uuid4().hex[:8]}."
+    await request_a_run(kafka.address, postgres.url, prefix)
+    trainer = Trainer(small_project(steps=40), kafka.address, postgres.url, (folder / "objects").as_uri(), folder / "scratch", prefix)
+    carried, stop = Carried(prefix), asyncio.Event()
+    follower = Follower(kafka.address, [prefix + TRAINING_RUNS.name])
+    await follower.start()
+    running = asyncio.create_task(trainer.run(stop))
+    async with asyncio.timeout(180):
+        while not carried.heard or carried.heard[-1].status not in (RunStatus.PUBLISHED, RunStatus.REJECTED, RunStatus.FAILED):
+            await follower.deliver(lambda record: carried.heard.append(CODEC.decode(TrainingRun, record.value)))
+            if trouble and carried.heard and carried.heard[-1].status is RunStatus.PROGRESS:
+                trouble(next(process.pid for process in multiprocessing.active_children() if process.name == "run-r1" and process.pid))
+                trouble = None
+    stop.set()
+    await running
+    await follower.stop()
+    assert carried.heard[-1].status in (RunStatus.PUBLISHED, RunStatus.REJECTED), carried.heard[-1].reason
+    assert all(moment.tokens_per_second and moment.memory_bytes for moment in carried.heard if moment.step is not None)
+    assert not list((folder / "scratch").iterdir())
+    return carried
