@@ -24,12 +24,13 @@ def is_bfloat16_faster() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     sides = {kind: (torch.ones(ROWS, INNER, dtype=kind), torch.ones(INNER, COLUMNS, dtype=kind)) for kind in (torch.float32, torch.bfloat16)}
-    spent = [{kind: _seconds(*pair) for kind, pair in sides.items()} for _ in range(REPEATS)]
+    spent = [{kind: seconds_of(*pair) for kind, pair in sides.items()} for _ in range(REPEATS)]
     best = {kind: min(one[kind] for one in spent) for kind in sides}
     return best[torch.float32] > WORTH * best[torch.bfloat16]
 
 
-def _seconds(left: Any, right: Any) -> float:
+def seconds_of(left: Any, right: Any) -> float:
+    """How long a product of two matrices takes."""
     began = time.perf_counter()
     left @ right
     return time.perf_counter() - began
