@@ -13,7 +13,7 @@ from trainers import precision
 @pytest.mark.parametrize(("ratio", "faster"), [(0.5, True), (0.95, False), (2.0, False)])
 def test_bfloat16_is_taken_where_it_is_clearly_faster(ratio: float, faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(precision, "seconds_of", lambda left, right: ratio if left.dtype is torch.bfloat16 else 1.0)
+    monkeypatch.setattr(precision, "seconds_of", lambda left, _: ratio if left.dtype is torch.bfloat16 else 1.0)
     precision.is_bfloat16_faster.cache_clear()
     assert precision.is_bfloat16_faster() is faster
     precision.is_bfloat16_faster.cache_clear()
