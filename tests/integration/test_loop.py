@@ -167,7 +167,7 @@ def idiom(live: Live, place: int) -> Answered:
 
 def test_corrections_make_a_better_version_with_nobody_looking(live: Live) -> None:
     def right(place: int, answered: Answered) -> bool:
-        return outputs(answered)["tool"] == {"tool": "restart_hub", "hub_name": HUBS[place]}
+        return bool(outputs(answered)["tool"] == {"tool": "restart_hub", "hub_name": HUBS[place]})
 
     later = range(CORRECTED, len(HUBS))
     before = sum(right(place, idiom(live, place)) for place in later)

@@ -20,10 +20,15 @@ def test_bfloat16_is_taken_where_it_is_clearly_faster(ratio: float, faster: bool
 
 
 def test_it_is_measured_on_the_machine_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed: list[Any] = []
-    seconds = precision.seconds_of
+    timed: list[torch.dtype] = []
+    seconds_of = precision.seconds_of
+
+    def noted(left: Any, right: Any) -> float:
+        timed.append(left.dtype)
+        return seconds_of(left, right)
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(precision, "seconds_of", lambda left, right: timed.append(left.dtype) or seconds(left, right))
+    monkeypatch.setattr(precision, "seconds_of", noted)
     precision.is_bfloat16_faster.cache_clear()
     precision.is_bfloat16_faster()
     assert set(timed) == {torch.float32, torch.bfloat16}
