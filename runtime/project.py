@@ -64,7 +64,7 @@ class Gate(_Table):
     """When a version may go live."""
 
     min_score: float = Field(default=0.5, ge=0, le=1, description="Lowest score on held-out examples.")
-    max_loss: float = Field(default=0.02, ge=0, le=1, description="How much lower than the live version's score it may be, and than the best version's on the anchors: the paired 95 % lower bound is above that.")
+    max_loss: float = Field(default=0.02, ge=0, le=1, description="How much lower than the live version's score it may be, by the paired 95 % lower bound, and than the best version's on the anchors.")
     min_valid: float = Field(default=0.9, ge=0, le=1, description="Lowest share of answers that can be read.")
     max_slowdown: float = Field(default=1.5, ge=1, description="How many times the live version's tokens an answer may take.")
     max_megabytes: float = Field(default=500.0, gt=0, description="Of its weights.")

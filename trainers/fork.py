@@ -30,7 +30,7 @@ MAX_HELD_OUT, MAX_ANCHORS, MAX_NEW = 250, 100, 75
 take longer than training does on a CPU."""
 
 
-AMENDING_TIMES, AMENDING_OTHERS, AMENDING_RATE = 4, 256, 0.25
+AMENDING_TIMES, AMENDING_OTHERS, AMENDING_RATE = 4, 256, 0.1
 """How often a correction is seen, how many other examples are, and the share of the recipe's rate."""
 
 
