@@ -46,7 +46,7 @@ class Earlier:
 def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, folder: Path, report: Report, halvings: int = 0, *, floor_only: bool = False, amends: bool = False) -> Made:
     """The adapter of `rows` in `folder`, with its scores beside those of the base and of earlier versions on the same examples.
 
-    Where it `amends`, it goes on from the live version: the corrections among `rows` several times, and some others against forgetting.
+    Where it `amends`, it goes on from the live version, and `rows` are those of `amendment`; corrections are seen several times.
     """
     tokenizer, spec = load_tokenizer(base), adapter.spec
     shortlist = Shortlist(lambda texts: minilm().encode(texts))  # loaded where there is something to narrow
@@ -55,7 +55,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
     recipe, start = (_gently(adapter.recipe), earlier.live) if amends else (adapter.recipe, None)
     single, paired = ([row for row in known if row.is_pair is is_pair] for is_pair in (False, True))
     if amends:
-        single, paired = (_corrections_first(part, recipe.seed) for part in (single, paired))
+        single, paired = (_corrections_often(part) for part in (single, paired))
     learnt = _offers(spec, single, shortlist)
     learn = [_tokens(one.spec, one.row, tokenizer, recipe.seed) for one in learnt]
     model = sft.train(base, learn, recipe, folder / "sft", report, halvings, start)
@@ -99,10 +99,17 @@ def _gently(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"epochs": 1.0, "learning_rate": recipe.learning_rate * AMENDING_RATE})
 
 
-def _corrections_first(rows: Sequence[Row], seed: int) -> list[Row]:
-    """The corrections of `rows`, AMENDING_TIMES each, and as many others as there is room for, drawn by `seed`."""
-    corrections, others = ([row for row in rows if row.is_correction is wanted] for wanted in (True, False))
-    return corrections * AMENDING_TIMES + random.Random(seed).sample(others, min(len(others), AMENDING_OTHERS))
+def _corrections_often(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows for _ in range(AMENDING_TIMES if row.is_correction else 1)]
+
+
+def amendment(rows: Sequence[Row], seed: int) -> list[Row]:
+    """What of `rows` an amendment learns from, and is judged by, in their order: corrections, AMENDING_OTHERS of the other examples and as many pairs, drawn by `seed`; all that is held out."""
+    rng, chosen = random.Random(seed), {row.example_id for row in rows if row.is_correction or row.split is Split.EVALUATION}
+    for is_pair in (False, True):
+        others = [row.example_id for row in rows if row.is_pair is is_pair and row.example_id not in chosen]
+        chosen.update(rng.sample(others, min(len(others), AMENDING_OTHERS)))
+    return [row for row in rows if row.example_id in chosen]
 
 
 def _metrics(candidate: Scores, rivals: Rivals) -> dict[str, float]:

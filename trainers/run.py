@@ -106,7 +106,12 @@ def execute(spec: RunSpec, report: Report) -> Outcome:
 
 def read_rows(spec: RunSpec) -> list[Row]:
     """The run's examples in plain; waits as long as broker or database fail."""
-    return _patiently(lambda: _rows(spec))
+    rows = _patiently(lambda: _rows(spec))
+    if not spec.amends:
+        return rows
+    from trainers.fork import amendment
+
+    return amendment(rows, spec.recipe.recipe.seed)
 
 
 def make(spec: RunSpec, base: str, rows: list[Row], folder: Path, report: Report) -> Made:

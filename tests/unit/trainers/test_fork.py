@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from runtime.tasks.prompt import load_tokenizer
 from runtime.tasks.shortlist import Shortlist
 from schemas.events import Split
 from trainers.evaluate import HeldOut
-from trainers.fork import MAX_ANCHORS, MAX_HELD_OUT, MAX_NEW, Earlier, judged_by
+from trainers.fork import AMENDING_OTHERS, MAX_ANCHORS, MAX_HELD_OUT, MAX_NEW, Earlier, amendment, judged_by
 from trainers.snapshot import Row
 
 TOKENIZER = load_tokenizer(str(Path(__file__).parents[3] / "models/base"))
@@ -56,3 +57,12 @@ def test_an_anchor_that_was_withdrawn_makes_room_for_the_next(tmp_path: Path) ->
     left = [row for row in ROWS if row.example_id != IDS[0]]
     held_out = judged(left, Earlier(first=version(tmp_path / "first", IDS)))
     assert ids(held_out, held_out.anchors) == IDS[1 : 1 + MAX_ANCHORS]
+
+
+def test_an_amendment_learns_corrections_and_a_few_others_and_is_judged_by_all_that_is_held_out() -> None:
+    rows = [replace(row, is_correction=i % 100 == 0, is_pair=i % 4 == 2) for i, row in enumerate(ROWS)]
+    taken = amendment(rows, 0)
+    assert taken == amendment(rows, 0)
+    assert [row.example_id for row in taken] == sorted(row.example_id for row in taken)
+    assert {row.example_id for row in rows if row.is_correction or row.split is Split.EVALUATION} <= {row.example_id for row in taken}
+    assert sum(row.split is Split.TRAIN and not row.is_correction and not row.is_pair for row in taken) == min(AMENDING_OTHERS, 240)
