@@ -20,7 +20,7 @@ from runtime.kafka import Outgoing
 from schemas.codec import Codec
 from schemas.events import AdapterEvent, CompletionStatus, DeadLetter, Request, RequestCompleted, Result, ResultStatus, RunTrigger
 from tests.support.kafka import publish, read_all
-from tests.support.live import EXAMPLE, Live, running
+from tests.support.live import EXAMPLE, ROOT, Live, running
 
 pytestmark = pytest.mark.timeout(1500)
 MESSAGE = "I'm frustrated with the login error, can you reset my password?"
@@ -29,8 +29,12 @@ ADAPTERS = {"tool", "classifier", "ner", "chat"}
 
 
 @pytest.fixture(scope="module")
-def live() -> Iterator[Live]:
-    with running(EXAMPLE) as system:
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    # ten corrections may change more answers than the example's gate lets pass: that they come through is under test, not how strict it is
+    project = tmp_path_factory.mktemp("project") / "loom.toml"
+    text = EXAMPLE.read_text().replace('"../../models/base"', f'"{ROOT / "models/base"}"')
+    project.write_text(text.replace("max_loss = 0.05", "max_loss = 0.2"))
+    with running(project) as system:
         system.publish_labels(Frames(EXAMPLE.parent / "frames.toml").labels(per_mood=400))
         assert system.loom("publish", str(EXAMPLE.parent / "docs")).returncode == 0
         system.until_live(ADAPTERS, 1300)
