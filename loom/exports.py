@@ -24,6 +24,7 @@ from runtime.sealing import KeyStore
 from schemas.codec import Codec
 from schemas.events import DatasetRecord, Example, ExampleStatus, OffsetRange, Split, TrainingRun
 from schemas.topics import CPT, EXAMPLES, PREFERENCES, TRAINING_RUNS, dataset_topic
+from streams.context import UPSTREAM, USER
 from trainers.snapshot import Row, open_rows, read_ranges
 
 VERSION = re.compile(r"^([a-z][a-z0-9-]*)@([1-9]\d*)$")
@@ -133,7 +134,7 @@ def _change(example_id: str, example: Example | None, *, came: bool) -> Change:
     return Change(example_id, "came" if came else "went", why, example.doc_id, example.teacher)
 
 
-_ORIGINS = {"upstream": "a label of upstream's", "user": "a user's word", "none": "text of a document"}
+_ORIGINS = {UPSTREAM: "a label of upstream's", USER: "a user's word", "none": "text of a document"}
 
 
 def table(rows: Sequence[Row], examples: Mapping[str, Example], task: str) -> list[dict[str, Any]]:
@@ -189,7 +190,7 @@ def outcome(example: Example) -> str:
 def card(manifest: Mapping[str, Any], examples: Sequence[Example]) -> str:
     """The dataset card, with the front matter that the `datasets` library reads. Source: Hugging Face Hub, dataset cards."""
     licences = Counter(e.licence or "none given" for e in examples)
-    teachers, documents = Counter(e.teacher for e in examples), Counter(e.doc_id or ("words of users" if e.teacher == "user" else "labels of upstream's") for e in examples)
+    teachers, documents = Counter(e.teacher for e in examples), Counter(e.doc_id or ("words of users" if e.teacher == USER else "labels of upstream's") for e in examples)
     parts = "\n".join(f"      - split: {f['split']}\n        path: {name}" for name, f in manifest["files"].items())
 
     def rows_of(counts: Mapping[str, int], most: int = 50) -> str:

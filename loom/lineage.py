@@ -15,10 +15,10 @@ from runtime.objects import Objects
 from schemas.codec import Codec
 from schemas.events import AdapterVersion, Chunk, ChunkStatus, Example
 from schemas.topics import BASE, CHUNKS, EXAMPLES
+from streams.context import UPSTREAM, USER
 from streams.format import pair_id
 from trainers.fleet import Fleet
 
-UPSTREAM, USER = "upstream", "user"
 Name = tuple[str, int]
 """Adapter, or base, and version."""
 

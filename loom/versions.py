@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from loom.processes import database_of
@@ -34,8 +35,17 @@ def version_in(fleet: Fleet, name: str, number: int | None) -> AdapterVersion:
     return found
 
 
-async def run_of(fleet: Fleet, name: str, number: int | None, settings: Settings) -> tuple[RunSpec, Mapping[str, Any]]:
-    """The run that made a version, with what it was declared and compared with then, and its manifest.
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """The run that made a version, with what it was declared and compared with then, and the version's manifest."""
+
+    version: AdapterVersion
+    spec: RunSpec
+    manifest: Mapping[str, Any]
+
+
+async def run_of(fleet: Fleet, name: str, number: int | None, settings: Settings) -> PastRun:
+    """The run that made a version.
 
     Raises:
         SettingsError: the registry does not have the version.
@@ -47,10 +57,11 @@ async def run_of(fleet: Fleet, name: str, number: int | None, settings: Settings
     known = {other.engine_name: other for other in state.versions.values()}
     live, best, first = (known.get(manifest[which] or "") for which in ("live", "best", "first"))
     recipe = (Cpt if name == BASE else Adapter).model_validate(manifest["declaration"])
-    return RunSpec(
+    spec = RunSpec(
         version.run_id, name, version.version, version.base_epoch, _base(fleet, version), recipe, state.runs[version.run_id].ranges, live, settings.broker or "", database_of(settings),
         settings.objects_url, settings.data / "runs", settings.registry, best=best, first=first, amends=manifest["parent"] is not None,
-    ), manifest  # fmt: skip
+    )  # fmt: skip
+    return PastRun(version, spec, manifest)
 
 
 def _base(fleet: Fleet, version: AdapterVersion) -> str | AdapterVersion:

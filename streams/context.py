@@ -17,8 +17,8 @@ from schemas.codec import RECORDS, Codec
 from schemas.events import Event, Request
 from streams.held_out import HeldOut, read_texts
 
-USER = "user"
-"""Who made an example, where a user accepted or corrected an answer."""
+UPSTREAM, USER = "upstream", "user"
+"""Who made an example, where it was an upstream's label, or a user accepted or corrected an answer."""
 CURRENT = "current"
 """What a frontend sends that knows its user by the session alone."""
 

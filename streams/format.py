@@ -21,7 +21,7 @@ from runtime.tasks.preferences import PREFERENCE, plausible_wrong
 from runtime.tasks.prompt import normalised
 from schemas.events import DatasetRecord, Example, ExampleStatus, Label, RecordStatus, Sealed, Split
 from schemas.topics import CPT, EXAMPLES, LABELS, PREFERENCES, dataset_topic
-from streams.context import USER, Context
+from streams.context import UPSTREAM, USER, Context
 
 EVALUATION_SHARE = 10
 
@@ -93,7 +93,7 @@ class LabelStage:
             given, wanted = seal(key, label.example_id, canonical_json(body["input"])), seal(key, label.example_id + ":output", canonical_json(body["output"]))
         example = Example(
             example_id=label.example_id, adapter=label.adapter, task=spec.task, input=given, output=wanted, group_id=group, chunk_id=None, doc_id=None,
-            teacher="upstream", prompt_version="", judge_score=None, licence=label.licence,
+            teacher=UPSTREAM, prompt_version="", judge_score=None, licence=label.licence,
             status=ExampleStatus.WITHDRAWN if label.withdrawn else ExampleStatus.REJECTED if reason else ExampleStatus.KEPT, reason=reason,
         )  # fmt: skip
         return [self._context.outgoing(self.name, EXAMPLES.name, label.example_id, digest(label.example_id, record.origin), example, record)]

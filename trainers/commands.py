@@ -52,7 +52,8 @@ def _train(fleet: Fleet, command: AdapterCommand) -> TrainingRun:
         raise _Refusal("there is no base epoch yet")
     if fleet.candidate is not None:
         raise _Refusal(f"base epoch {fleet.candidate.version} is on its way, and adapters are trained on it now")
-    for run in (run for known in ([state, *fleet.adapters.values()] if name == BASE else [state]) for run in known.runs.values() if run.status in OPEN):
+    concerned = [state, *fleet.adapters.values()] if name == BASE else [state]
+    if run := next((run for known in concerned for run in known.runs.values() if run.status in OPEN), None):
         raise _Refusal(f"a run of {run.adapter} is under way: wait, or cancel {run.run_id}")
     if not state.ends:
         raise _Refusal(f"{name} has no examples")

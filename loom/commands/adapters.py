@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loom.commands.common import AsJson, Broker, Data, Database, Project, client_of, connected_settings, print_rows
+from loom.commands.common import AsJson, Broker, Data, Database, Project, client_of, connected_settings, fleet_of, print_rows
 
 if TYPE_CHECKING:
     from schemas.events import AdapterEvent, TrainingRun
@@ -46,13 +46,7 @@ def show(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], as_
     from loom.versions import version_in
 
     name, number = version_of(version)
-    settings = connected_settings(project=project, data=data, broker=broker)
-
-    async def run() -> Any:
-        async with client_of(settings) as client:
-            return await client.fleet()
-
-    fleet = asyncio.run(run())
+    fleet = fleet_of(connected_settings(project=project, data=data, broker=broker))
     found = version_in(fleet, name, number)
     state = fleet.base if name == "base" else fleet.adapters[name]
     row = asdict(found) | {"live": state.live == number, "refused": state.refused.get(number), "run": next((run.status for run in state.runs.values() if run.run_id == found.run_id), None)}
@@ -121,16 +115,12 @@ def diff(
     names = [version_of(text) for text in (version, other)]
     settings = connected_settings(project=project, data=data, broker=broker, database=database)
 
-    async def run() -> Any:
-        async with client_of(settings) as client:
-            fleet = await client.fleet()
-        if names[0][0] not in fleet.adapters or names[0][0] != names[1][0]:
-            raise SettingsError(f"{version} and {other} are no two versions of one adapter")
-        return [(await run_of(fleet, name, number, settings))[0] for name, number in names], [fleet.adapters[name].versions[number] for name, number in names]
-
-    specs, versions = asyncio.run(run())
+    fleet = fleet_of(settings)
+    if names[0][0] not in fleet.adapters or names[0][0] != names[1][0]:
+        raise SettingsError(f"{version} and {other} are no two versions of one adapter")
+    ours, theirs = (asyncio.run(run_of(fleet, name, number, settings)) for name, number in names)
     with Console(stderr=True).status("answering"):
-        made = compare(*zip(specs, versions, strict=True))
+        made = compare((ours.spec, ours.version), (theirs.spec, theirs.version))
     if as_json:
         typer.echo(json.dumps({"versions": [version, other], **asdict(made)}))
         return

@@ -59,6 +59,16 @@ def client_of(settings: Any) -> Any:
     return Client(project, settings.broker, Objects(settings.objects_url), settings.prefix, codec_of(settings, project))
 
 
+def fleet_of(settings: Any) -> Any:
+    """Registry and runs of the system that `settings` name, as they stand."""
+
+    async def run() -> Any:
+        async with client_of(settings) as client:
+            return await client.fleet()
+
+    return asyncio.run(run())
+
+
 def print_rows(sql: str, columns: list[str], as_json: bool, project: Path | None, data: Path | None, database: str | None) -> None:
     """Prints rows of the projection."""
     from rich.console import Console

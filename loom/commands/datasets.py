@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from loom.commands.common import AsJson, Broker, Data, Database, Project, client_of, connected_settings
+from loom.commands.common import AsJson, Broker, Data, Database, Project, client_of, connected_settings, fleet_of
 
 At = Annotated[str, typer.Option("--at", help="now, a time such as 2026-01-31T12:00:00+00:00, or a version such as chat@3.")]
 
@@ -171,20 +171,15 @@ def _remake(name: str, settings: Any, as_json: bool) -> NoReturn:
     from rich.progress import Progress
 
     from loom.commands.adapters import version_of
-    from loom.versions import run_of, version_in
+    from loom.versions import run_of
     from trainers.remake import remake
 
     adapter, number = version_of(name)
 
-    async def run() -> Any:
-        async with client_of(settings) as client:
-            fleet = await client.fleet()
-        return version_in(fleet, adapter, number), *await run_of(fleet, adapter, number, settings)
-
-    version, spec, manifest = asyncio.run(run())
+    past = asyncio.run(run_of(fleet_of(settings), adapter, number, settings))
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("training", total=None)
-        made = remake(spec, version, manifest, lambda moment: progress.update(bar, completed=moment.step, total=moment.steps))
+        made = remake(past.spec, past.version, past.manifest, lambda moment: progress.update(bar, completed=moment.step, total=moment.steps))
     if as_json:
         typer.echo(json.dumps({"version": name, **asdict(made), "holds": made.holds}))
     else:

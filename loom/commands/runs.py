@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from loom.commands.adapters import Reason, send
-from loom.commands.common import AsJson, Broker, Data, Database, Project, client_of, connected_settings, print_rows
+from loom.commands.common import AsJson, Broker, Data, Database, Project, client_of, connected_settings, fleet_of, print_rows
 
 COLUMNS = ["run_id", "adapter", "version", "trigger", "status", "step", "steps", "loss", "tokens_per_second", "seconds_left", "memory_bytes", "reason"]
 EVERY = "SELECT run_id, adapter, version, trigger, status, step, steps, loss, tokens_per_second, seconds_left, memory_bytes, reason FROM runs ORDER BY recorded_at"
@@ -87,11 +87,7 @@ def _find(start_of_id: str, settings: Any) -> Any:
     """The one run whose id starts so. Raises SettingsError where none or several do."""
     from runtime.errors import SettingsError
 
-    async def run() -> Any:
-        async with client_of(settings) as client:
-            return await client.fleet()
-
-    fleet = asyncio.run(run())
+    fleet = fleet_of(settings)
     found = [one for state in (fleet.base, *fleet.adapters.values()) for one in state.runs.values() if start_of_id and one.run_id.startswith(start_of_id)]
     if len(found) != 1:
         raise SettingsError(f"{len(found) or 'no'} runs start with {start_of_id!r}: `loom runs` lists them")

@@ -10,7 +10,7 @@ import pytest
 from loom.client import Client
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
-from loom.versions import run_of, version_in
+from loom.versions import run_of
 from runtime.objects import Objects
 from runtime.settings import Settings
 from tests.support.runs import carry_out, small_project
@@ -25,8 +25,8 @@ async def test_a_version_is_made_again_from_its_manifest(kafka: EmbeddedKafka, p
     async def again() -> Remade:
         async with Client(small_project(steps=1), kafka.address, Objects(settings.objects_url), carried.prefix) as client:  # declared otherwise by now
             fleet = await client.fleet()
-        spec, manifest = await run_of(fleet, "classifier", 1, settings)
-        return await asyncio.to_thread(remake, spec, version_in(fleet, "classifier", 1), manifest, lambda _: None)
+        past = await run_of(fleet, "classifier", 1, settings)
+        return await asyncio.to_thread(remake, past.spec, past.version, past.manifest, lambda _: None)
 
     made = await again()
     assert (made.examples, made.missing, made.same_dataset, made.same_weights, made.holds) == (60, 0, True, True, True)
