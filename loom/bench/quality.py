@@ -13,7 +13,7 @@ from loom.bench.scores import Score, constant, paired, share, tfidf
 from runtime.encoder import minilm
 from runtime.errors import SettingsError
 from runtime.tasks.chat import sentences
-from runtime.tasks.prompt import one_line
+from runtime.tasks.extract import in_one_line
 from runtime.tasks.samples import TaskSpec
 from runtime.tasks.shortlist import Shortlist
 from trainers.evaluate import entity_f1, macro_f1, spans, token_f1
@@ -176,7 +176,7 @@ async def entities(asker: Asker, rows: Sequence[Row], train: Sequence[Row], name
     if not rows:
         return []
     spell = _spelling([e["label"] for row in rows for e in row["entities"]], names.types)
-    wanted = [[_in_one_line(row["text"], e) | {"label": spell[e["label"]]} for e in row["entities"]] for row in rows]
+    wanted = [[in_one_line(row["text"], e) | {"label": spell[e["label"]]} for e in row["entities"]] for row in rows]
     types = set(spell.values())
     offer = {} if types <= set(names.types) else {"labels": sorted(types)}
     made = {mode: [a or [] for a in await asker.one(adapter, rows, lambda _: offer)] for mode, adapter in (("adapter alone", names.entities), ("base alone", f"{names.entities}@base"))}
@@ -214,10 +214,3 @@ def _nearest(rows: Sequence[Row]) -> list[str]:
     """The sentence of each passage that a prompt of an adapter that quotes shows first."""
     shown = Shortlist(minilm().encode).narrow(TaskSpec("chat", quote=True, shortlist=1), [{"question": row["text"], "passage": row["passage"]} for row in rows])
     return [given["passage"] for _, given in shown]
-
-
-def _in_one_line(text: str, entity: Mapping[str, Any]) -> dict[str, Any]:
-    """`entity` with its offsets in the one-line text, which is what adapters see."""
-    before, inside = text[: entity["start"]], one_line(text[entity["start"] : entity["end"]])
-    start = len(one_line(before)) + (1 if before.strip() and before[-1].isspace() else 0)
-    return {"start": start, "end": start + len(inside), "label": entity["label"]}

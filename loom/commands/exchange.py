@@ -91,6 +91,46 @@ async def _follow(client: Any, folders: Sequence[Path], source: str, kind: str |
     return published
 
 
+def label(
+    names: Annotated[list[Path], typer.Argument(metavar="FILE...", help="JSON lines.")],
+    adapter: Annotated[str, typer.Option("--adapter", help="Who learns from them.")],
+    licence: Annotated[str, typer.Option("--licence", help="Theirs, where a line does not say its own.")] = "unknown",
+    project: Project = None, data: Data = None, broker: Broker = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Publish labelled texts.
+
+    Each line is an object with `text` and, by the adapter's task, `label`, `calls`, `entities` (`start`, `end` and `label`), or `answer` (of `passage`); `rejected` is a wrong output,
+    `group` keeps lines together on one side of the held-out split, `id` names a line so that another may replace it, and `withdrawn` takes it back. The same file twice counts once. A
+    line that can't be learned from is named, and the others go on: exit code 1.
+
+    Example: loom label tickets.jsonl --adapter classifier --licence CC-BY-4.0
+    """
+    from loom.labels import labels_of
+    from runtime.errors import InvalidInput
+    from streams.format import task_spec
+
+    settings = connected_settings(project=project, data=data, broker=broker)
+    bad: list[str] = []
+
+    async def run() -> int:
+        async with client_of(settings) as client:
+            spec = task_spec(client.project, adapter)
+
+            def good() -> Any:
+                for one in (one for path in names for one in labels_of(path, adapter, spec, licence)):
+                    if isinstance(one, InvalidInput):
+                        bad.append(str(one))
+                        typer.echo(str(one), err=True)
+                    else:
+                        yield one
+
+            return int(await client.publish_labels(good()))
+
+    published = asyncio.run(run())
+    typer.echo(json.dumps({"labels": published, "bad": bad}) if as_json else f"{published} labels published" + (f", {len(bad)} lines can't be learned from" if bad else ""))
+    raise typer.Exit(1 if bad else 0)
+
+
 def ask(text: str, adapter: Annotated[str | None, typer.Option("--adapter", help="Skip the router: adapter, adapter@version or adapter@base.")] = None, context: Annotated[list[str] | None, typer.Option("--context", help="NAME=VALUE that the answer may use, NAME=@FILE for a file's text; `passage` is what a chat adapter reads, `history` the turns before as JSON: [{\"question\", \"answer\"}].")] = None, project: Project = None, data: Data = None, broker: Broker = None, as_json: AsJson = False) -> None:
     """Ask over Kafka and print what the result topics answer.
 

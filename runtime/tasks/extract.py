@@ -6,7 +6,7 @@ The completion is one `TYPE= text` line an entity in the order of the text, or `
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +28,13 @@ class Entity:
     def to_json(self) -> dict[str, Any]:
         """The wire form."""
         return asdict(self)
+
+
+def in_one_line(text: str, entity: Mapping[str, Any]) -> dict[str, Any]:
+    """`entity`, which has `start`, `end` and `label` in `text`, with its offsets in the one-line text, which is what adapters see."""
+    before, inside = text[: entity["start"]], one_line(text[entity["start"] : entity["end"]])
+    start = len(one_line(before)) + (1 if before.strip() and before[-1].isspace() else 0)
+    return {"start": start, "end": start + len(inside), "label": entity["label"]}
 
 
 def render_prompt(labels: Sequence[str], text: str) -> Prompt:

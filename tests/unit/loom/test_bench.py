@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.router import Intent
-from loom.bench.quality import _in_one_line, _only, _spelling, right_call, right_tool
+from loom.bench.quality import _only, _spelling, right_call, right_tool
 from loom.bench.router import route_scores, routes_from
 from loom.bench.scores import compared, constant, load_rows, paired, share, tfidf
 from loom.frames import Frames
 from runtime.errors import SettingsError
+from runtime.tasks.extract import in_one_line
 from schemas.events import Split
 from streams.format import group_of, split_of
 
@@ -64,7 +65,7 @@ def test_offsets_follow_the_text_into_one_line(words: list[str], blanks: list[st
     at = which % len(words)
     before = "".join(word + blank for word, blank in zip(words[:at], blanks, strict=False))
     text = before + words[at] + "".join(blank + word for blank, word in zip(blanks, words[at + 1 :], strict=False))
-    found = _in_one_line(text, {"start": len(before), "end": len(before) + len(words[at]), "label": "X"})
+    found = in_one_line(text, {"start": len(before), "end": len(before) + len(words[at]), "label": "X"})
     assert " ".join(text.split())[found["start"] : found["end"]] == words[at]
 
 
