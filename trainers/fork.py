@@ -28,8 +28,8 @@ from trainers.snapshot import Row, example_ids
 MAX_HELD_OUT, MAX_ANCHORS, MAX_NEW = 250, 100, 75
 """Held-out examples that a version is judged by, and how many of them may be anchors and new ones: enough to tell a point or two apart; more would
 take longer than training does on a CPU."""
-
-
+SFT, DPO = "sft", "dpo"
+"""Where in a run's folder each leaves its adapter."""
 AMENDING_TIMES, AMENDING_OTHERS, AMENDING_RATE = 4, 256, 0.1
 """How often a correction is seen, how many other examples are, and the share of the recipe's rate."""
 
@@ -43,6 +43,33 @@ class Earlier:
     first: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Examiner:
+    """Puts the held-out examples to models, as serving would."""
+
+    base: str
+    tokenizer: Any
+    spec: TaskSpec
+    held_out: HeldOut
+
+    def scores(self, model: Any) -> Scores:
+        return evaluate(model, self.tokenizer, self.spec, self.held_out)
+
+    def alone(self, model: Any) -> Evaluation:
+        """Of the base without its adapter."""
+        with model.disable_adapter():
+            return self.scores(model).whole
+
+    def best_on_anchors(self, earlier: Earlier, serving: Scores | None) -> Evaluation | None:
+        """Of the best version ever; `serving` are those of the live one."""
+        if earlier.best is None or not self.held_out.anchors:
+            return None
+        if serving and earlier.best == earlier.live:
+            return serving.anchors
+        anchors = HeldOut(tuple(self.held_out.asked[i] for i in self.held_out.anchors))
+        return evaluate(with_adapter(self.base, earlier.best), self.tokenizer, self.spec, anchors).whole
+
+
 def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, folder: Path, report: Report, halvings: int = 0, *, floor_only: bool = False, amends: bool = False) -> Made:
     """The adapter of `rows` in `folder`, with its scores beside those of the base and of earlier versions on the same examples.
 
@@ -50,47 +77,41 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
     """
     tokenizer, spec = load_tokenizer(base), adapter.spec
     shortlist = Shortlist(lambda texts: minilm().encode(texts))  # loaded where there is something to narrow
-    held_out = judged_by(adapter, rows, tokenizer, shortlist, earlier)
-    known = [row for row in rows if row.split is Split.TRAIN]
+    examiner = _Examiner(base, tokenizer, spec, judged_by(adapter, rows, tokenizer, shortlist, earlier))
     recipe, start = (_gently(adapter.recipe), earlier.live) if amends else (adapter.recipe, None)
-    single, paired = ([row for row in known if row.is_pair is is_pair] for is_pair in (False, True))
+    single, paired = ([row for row in rows if row.split is Split.TRAIN and row.is_pair is is_pair] for is_pair in (False, True))
     if amends:
         single, paired = (_corrections_often(part) for part in (single, paired))
     learnt = _offers(spec, single, shortlist)
-    learn = [_tokens(one.spec, one.row, tokenizer, recipe.seed) for one in learnt]
-    model = sft.train(base, learn, recipe, folder / "sft", report, halvings, start)
-    candidate = evaluate(model, tokenizer, spec, held_out)
-    with model.disable_adapter():
-        alone = evaluate(model, tokenizer, spec, held_out).whole
-    metric, chosen = alone.metric, folder / "sft"
+    model = sft.train(base, [_tokens(one.spec, one.row, tokenizer, recipe.seed) for one in learnt], recipe, folder / SFT, report, halvings, start)
+    candidate, alone = examiner.scores(model), examiner.alone(model)
+    serving: Scores | None = None
     metrics: dict[str, float] = {}
     pairs = [_pair(one.spec, one.row, tokenizer, recipe.seed) for one in _offers(spec, paired, shortlist)]
-    serving = None
     if earlier.live:
         model = with_adapter(base, earlier.live)
-        serving = evaluate(model, tokenizer, spec, held_out)
+        serving = examiner.scores(model)
         if adapter.dpo and not amends:
             mistakes = own_mistakes(model, tokenizer, learnt, adapter.dpo.own_answers, recipe.seed)
             metrics["own_mistakes"] = float(len(mistakes))
             pairs += mistakes
     del model
+    chosen = SFT
     if adapter.dpo and pairs:
         give_memory_back()
-        aligned = dpo.align(base, folder / "sft", pairs, recipe, adapter.dpo, folder / "dpo", report, halvings)
+        aligned = dpo.align(base, folder / SFT, pairs, recipe, adapter.dpo, folder / DPO, report, halvings)
         give_memory_back()
-        after = evaluate(aligned, tokenizer, spec, held_out)
-        metrics |= {f"sft_{metric}": candidate.whole.score, f"dpo_{metric}": after.whole.score, "pairs": float(len(pairs))}
+        after = examiner.scores(aligned)
+        metrics |= {f"sft_{alone.metric}": candidate.whole.score, f"dpo_{alone.metric}": after.whole.score, "pairs": float(len(pairs))}
         if after.whole.score >= candidate.whole.score:
-            candidate, chosen = after, folder / "dpo"
+            candidate, chosen = after, DPO
         del aligned
     for name in ADAPTER_FILES:
-        if (chosen / name).exists():
-            shutil.copy(chosen / name, folder / name)
-    rivals = Rivals(alone, serving, _best_on_anchors(spec, base, tokenizer, held_out, earlier, serving))
+        if (folder / chosen / name).exists():
+            shutil.copy(folder / chosen / name, folder / name)
+    rivals = Rivals(alone, serving, examiner.best_on_anchors(earlier, serving))
     verdict = judge(adapter.gate, candidate, rivals, (folder / ADAPTER_FILES[0]).stat().st_size, floor_only=floor_only)
-    metrics |= _metrics(candidate, rivals) | verdict.numbers
-    metrics["teacher_usd"] = sum(row.teacher_usd for row in rows)
-    metrics |= by_book(held_out.asked, candidate.whole) | {f"base_{name}": value for name, value in by_book(held_out.asked, alone).items()}
+    metrics |= _metrics(candidate, rivals, examiner.held_out) | verdict.numbers | {"teacher_usd": sum(row.teacher_usd for row in rows)}
     return Made(ADAPTER_FILES, metrics, verdict)
 
 
@@ -112,20 +133,14 @@ def amendment(rows: Sequence[Row], seed: int) -> list[Row]:
     return [row for row in rows if row.example_id in chosen]
 
 
-def _metrics(candidate: Scores, rivals: Rivals) -> dict[str, float]:
+def _metrics(candidate: Scores, rivals: Rivals, held_out: HeldOut) -> dict[str, float]:
     """What a version says of itself, by name."""
     metric, live = candidate.whole.metric, rivals.live
     parts = {"new": candidate.new, "anchor": candidate.anchors, "base": rivals.base, "live": live and live.whole, "live_new": live and live.new, "best_anchor": rivals.best_on_anchors}
     counts = {"held_out": candidate.whole.count, "new_held_out": candidate.new.count if candidate.new else 0, "anchors": candidate.anchors.count if candidate.anchors else 0}
-    return {metric: candidate.whole.score} | {f"{name}_{metric}": part.score for name, part in parts.items() if part} | {name: float(count) for name, count in counts.items()} | {"tokens_an_answer": candidate.tokens_an_answer}
-
-
-def _best_on_anchors(spec: TaskSpec, base: str, tokenizer: Any, held_out: HeldOut, earlier: Earlier, serving: Scores | None) -> Evaluation | None:
-    if earlier.best is None or not held_out.anchors:
-        return None
-    if serving and earlier.best == earlier.live:
-        return serving.anchors
-    return evaluate(with_adapter(base, earlier.best), tokenizer, spec, HeldOut(tuple(held_out.asked[i] for i in held_out.anchors))).whole
+    scores = {metric: candidate.whole.score} | {f"{name}_{metric}": part.score for name, part in parts.items() if part}
+    books = by_book(held_out.asked, candidate.whole) | {f"base_{name}": value for name, value in by_book(held_out.asked, rivals.base).items()}
+    return scores | {name: float(count) for name, count in counts.items()} | {"tokens_an_answer": candidate.tokens_an_answer} | books
 
 
 def judged_by(adapter: Adapter, rows: Sequence[Row], tokenizer: Any, shortlist: Shortlist, earlier: Earlier = Earlier()) -> HeldOut:
