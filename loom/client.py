@@ -22,7 +22,7 @@ from runtime.follower import Follower, read_whole
 from runtime.ids import canonical_json
 from runtime.kafka import MAX_MESSAGE_BYTES, Record, consumer, partitions_of, producer
 from runtime.objects import Objects
-from runtime.places import places_of, read_at
+from runtime.places import meant, places_of, read_at
 from runtime.project import Project
 from runtime.sealing import PostgresKeys, seal
 from schemas.codec import RECORDS, Codec, InvalidRecord
@@ -97,17 +97,15 @@ class Client:
             InvalidInput: no such request or result is known or kept, or more than one could be meant.
         """
         at, results = await places_of(pool, opinion.request_id)
-        chosen = [place for place in results if opinion.result in (None, place.record_id, place.topic.removeprefix(self._prefix))]
+        result = meant(results, opinion.request_id, opinion.result, self._prefix)
         request = await read_at(self._broker, at) if at else None
-        if request is None or not chosen:
+        if request is None or result is None:
             raise InvalidInput(f"no result {opinion.result or ''} of request {opinion.request_id} is known: they are kept for days, and known a moment after they are written")
-        if len(chosen) > 1:
-            raise InvalidInput(f"request {opinion.request_id} has several results, name one: {', '.join(f'{place.record_id} ({place.topic.removeprefix(self._prefix)})' for place in chosen)}")
         feedback_id, sealed = uuid.uuid4().hex, None
         if opinion.verdict is FeedbackVerdict.CORRECTED:
             key = await PostgresKeys(pool).key(user_owner(self._codec.decode(Request, request.value)))
             sealed = seal(key, feedback_id + ":output", canonical_json(opinion.output))
-        feedback = Feedback(feedback_id=feedback_id, request_id=opinion.request_id, result_id=chosen[0].record_id, verdict=opinion.verdict, output=sealed, rating=opinion.rating)
+        feedback = Feedback(feedback_id=feedback_id, request_id=opinion.request_id, result_id=result.record_id, verdict=opinion.verdict, output=sealed, rating=opinion.rating)
         await self._send(FEEDBACK.name, opinion.request_id, feedback_id, feedback)
         return feedback
 

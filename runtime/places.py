@@ -10,7 +10,7 @@ import asyncpg
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from runtime.errors import Transient
+from runtime.errors import InvalidInput, Transient
 from runtime.kafka import Record, consumer
 
 READ_MILLISECONDS = 10_000
@@ -44,6 +44,19 @@ async def places_of(pool: asyncpg.Pool, request_id: str) -> tuple[Place | None, 
     rows = await pool.fetch("SELECT record_id, request_id, topic, partition, record_offset FROM record_places WHERE request_id = $1 ORDER BY topic, record_offset", request_id)
     places = [Place(*row) for row in rows]
     return next((place for place in places if place.record_id == request_id), None), [place for place in places if place.record_id != request_id]
+
+
+def meant(results: Sequence[Place], request_id: str, result: str | None, prefix: str) -> Place | None:
+    """The one of a request's `results` that is named by its id or topic, or the only one; None where there is none. Pure.
+
+    Raises:
+        InvalidInput: there are several.
+    """
+    chosen = [place for place in results if result in (None, place.record_id, place.topic.removeprefix(prefix))]
+    if len(chosen) > 1:
+        names = ", ".join(f"{place.record_id} ({place.topic.removeprefix(prefix)})" for place in chosen)
+        raise InvalidInput(f"request {request_id} has several results, name one: {names}")
+    return chosen[0] if chosen else None
 
 
 async def read_at(broker: str, place: Place) -> Record | None:

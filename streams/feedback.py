@@ -16,7 +16,7 @@ from cachetools import TTLCache
 from runtime.errors import InvalidInput, Transient
 from runtime.ids import canonical_json, digest
 from runtime.kafka import Outgoing, Record
-from runtime.places import Place, places_of
+from runtime.places import Place, meant, places_of
 from runtime.sealing import seal, unseal
 from runtime.tasks import samples
 from schemas.events import Example, ExampleStatus, Feedback, FeedbackVerdict, Request, Result, ResultStatus
@@ -77,13 +77,11 @@ class FeedbackStage:
     async def _joined(self, feedback: Feedback) -> tuple[Request, Result]:
         """What the feedback is about. Raises InvalidInput where it is not known or kept, or more than one result could be meant."""
         at, results = await places_of(self._context.pool, feedback.request_id)
-        chosen = [place for place in results if feedback.result_id in (None, place.record_id)]
-        if at is None or not chosen:
+        chosen = meant(results, feedback.request_id, feedback.result_id, self._context.prefix)
+        if at is None or chosen is None:
             self._wait_for(feedback)
             raise InvalidInput(f"no result {feedback.result_id or ''} of request {feedback.request_id} is known: they are kept for days")
-        if len(chosen) > 1:
-            raise InvalidInput(f"request {feedback.request_id} has several results, name one: {', '.join(place.record_id for place in chosen)}")
-        request, result = await self._read(at), await self._read(chosen[0])
+        request, result = await self._read(at), await self._read(chosen)
         if request is None or result is None:
             raise InvalidInput(f"request {feedback.request_id} or its result is kept no more")
         return self._context.codec.decode(Request, request.value), self._context.codec.decode(Result, result.value)

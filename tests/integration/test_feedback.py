@@ -98,7 +98,7 @@ async def test_what_can_not_be_joined_or_learned_is_parked(kafka: EmbeddedKafka,
         letters = await running.read("dead-letters", DeadLetter, 4)
         words = " | ".join(sorted(letter.message for letter in letters))
         assert len(letters) == 4
-        for part in ("launch_rocket", "of request nobody is known", "has several results, name one: r1-0, r1-1", "corrects and has no output"):
+        for part in ("launch_rocket", "of request nobody is known", "has several results, name one: r1-0 (results.", "corrects and has no output"):
             assert part in words
         with pytest.raises(InvalidInput, match="several results"):
             await client.say(running.context.pool, Opinion("r1", None, FeedbackVerdict.ACCEPTED))
