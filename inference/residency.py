@@ -8,6 +8,7 @@ else what is in flight ends first, and whoever asks meanwhile waits for the new 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -76,6 +77,7 @@ class Residency:
         self._wanted: dict[str, int] = {}
         self._wanted_epoch: BaseEpoch | None = None
         self._refused: set[str] = set()
+        self._tainted: set[tuple[str, int]] = set()
         self._serving: _Serving | None = None
         self._asked = False
         self._chores: set[asyncio.Task[None]] = set()
@@ -141,8 +143,10 @@ class Residency:
 
     def _apply(self, record: Record) -> None:
         event = self._codec.decode(AdapterEvent, record.value)
-        if event.version is not None and event.kind is AdapterEventKind.VERSION:
+        if event.version is not None and event.kind in (AdapterEventKind.VERSION, AdapterEventKind.TAINT):
             self._known[event.adapter, event.version.version] = event.version
+        if event.version is not None and event.kind is AdapterEventKind.TAINT:
+            self._tainted.add((event.adapter, event.version.version))
         if event.alias is not None:
             self._wanted[event.adapter] = event.alias.live_version
         if event.epoch is not None:
@@ -169,6 +173,15 @@ class Residency:
                 continue
             if current is not None:
                 self._chore(self._drain(serving, current))
+        if not self._chores:
+            self._drop_tainted(serving)
+
+    def _drop_tainted(self, serving: _Serving) -> None:
+        """Deletes the files of tainted versions that nothing here serves any more."""
+        kept = {serving.epoch.epoch and self._known[BASE, serving.epoch.epoch].engine_name, *(version.engine_name for version in serving.live.values())}
+        for one in [one for one in self._tainted if self._known[one].engine_name not in kept]:
+            self._tainted.discard(one)
+            shutil.rmtree(self._folder / self._known[one].engine_name, ignore_errors=True)
 
     async def _bring(self, serving: _Serving, adapter: str, number: int) -> bool:
         """Loads version `number` and switches to it; False when it is live already, unknown or refused."""

@@ -13,9 +13,9 @@ from runtime.follower import read_whole
 from runtime.kafka import Record, partitions_of
 from runtime.objects import Objects
 from schemas.codec import Codec
-from schemas.events import AdapterVersion, Chunk, ChunkStatus, Example
+from schemas.events import AdapterVersion, Chunk, ChunkStatus, Example, ExampleStatus
 from schemas.topics import BASE, CHUNKS, EXAMPLES
-from streams.context import UPSTREAM, USER
+from streams.context import UPSTREAM, USER, document_owner
 from streams.format import pair_id
 from trainers.fleet import Fleet
 
@@ -53,10 +53,15 @@ class Step:
 class Learner:
     """A version that learned from a document: how many examples of it, or through which other version."""
 
-    name: str
+    adapter: str
+    version: int
     examples: int
     through: str | None
     live: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.adapter}@{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +87,9 @@ class Provenance:
                 pages.setdefault(example.doc_id, set()).update(self._pages(example))
         return tuple(Source(doc_id, count, tuple(sorted(pages[doc_id]))) for doc_id, count in sorted(counts.items())), others
 
-    def of_document(self, doc_id: str) -> frozenset[str]:
-        """The ids of its examples and of their preferences. Pure."""
-        return frozenset(example_id for example_id, example in self.examples.items() if example.doc_id == doc_id)
+    def of_owner(self, owner: str) -> frozenset[str]:
+        """The ids of the examples whose texts are sealed under the key of `owner`, and of their preferences. Pure."""
+        return frozenset(example_id for example_id, example in self.examples.items() if owner == (example.input.key_id if example.input else document_owner(example.doc_id or "")))
 
     def _pages(self, example: Example) -> range:
         chunk = self.chunks.get(example.chunk_id or "")
@@ -99,7 +104,8 @@ async def provenance(broker: str, codec: Codec, prefix: str) -> Provenance:
     def keep(record: Record) -> None:
         if record.topic == prefix + EXAMPLES.name:
             example = codec.decode(Example, record.value)
-            examples[example.example_id] = examples[pair_id(example.example_id)] = example
+            if example.status is not ExampleStatus.WITHDRAWN or example.example_id not in examples:
+                examples[example.example_id] = examples[pair_id(example.example_id)] = example
         else:
             chunk = codec.decode(Chunk, record.value)
             if chunk.status is not ChunkStatus.WITHDRAWN or chunk.chunk_id not in chunks:
@@ -127,15 +133,19 @@ class Lineage:
 
     async def of_document(self, doc_id: str) -> list[Learner]:
         """The versions that learned from a document, by themselves or through others. Raises SettingsError where no example of it is known."""
-        own = self._known.of_document(doc_id)
+        own = self._known.of_owner(document_owner(doc_id))
         if not own:
             raise SettingsError(f"no example was made of a document {doc_id!r}")
+        return await self.learners(own)
+
+    async def learners(self, own: frozenset[str]) -> list[Learner]:
+        """The versions that learned from the examples `own`, by themselves or through others."""
         learned = {name: len(own & set((await self._manifest(name))["example_ids"])) for name in self._versions}
         found = []
         for name in sorted(self._versions):
             through = next((f"{a}@{n}" for (a, n), _ in [one async for one in self._ancestors(name)] if learned[a, n]), None)
             if learned[name] or through:
-                found.append(Learner(f"{name[0]}@{name[1]}", learned[name], None if learned[name] else through, name in self._live))
+                found.append(Learner(*name, learned[name], None if learned[name] else through, name in self._live))
         return found
 
     async def _ancestors(self, name: Name) -> Any:

@@ -99,6 +99,12 @@ class Projection:
             r.tokens_per_second, r.seconds_left, r.memory_bytes, r.trigger,
         )  # fmt: skip
 
+        if r.step is not None and r.loss is not None:  # one that goes on from a checkpoint does some steps again
+            await connection.execute(
+                "INSERT INTO run_steps VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (run_id, step) DO UPDATE SET loss = $3, tokens_per_second = $4, memory_bytes = $5, recorded_at = $6",
+                r.run_id, r.step, r.loss, r.tokens_per_second, r.memory_bytes, at,
+            )  # fmt: skip
+
     async def _adapter(self, connection: asyncpg.Connection, message: Any, at: datetime) -> None:
         e = self._codec.decode(AdapterEvent, message.value)
         if e.version and e.kind == "version":
@@ -107,6 +113,8 @@ class Projection:
                 "INSERT INTO adapter_versions VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
                 e.adapter, v.version, v.engine_name, v.base_epoch, v.artifact_uri, v.run_id, json.dumps(dict(v.metrics)), v.verdict, at, v.files[0].sha256 if v.files else "",
             )  # fmt: skip
+        if e.version and e.kind == "taint":
+            await connection.execute("UPDATE adapter_versions SET tainted = $3 WHERE adapter = $1 AND version = $2", e.adapter, e.version.version, e.reason)
         if e.alias:
             await connection.execute(ALIAS, e.adapter, e.alias.live_version, e.sequence)
         if e.epoch:

@@ -52,6 +52,8 @@ async def run_of(fleet: Fleet, name: str, number: int | None, settings: Settings
     """
     version = version_in(fleet, name, number)
     state = fleet.base if name == BASE else fleet.adapters[name]
+    if version.version in state.tainted:
+        raise SettingsError(f"{name}@{number} can't be made again: it {state.tainted[version.version]}")
     objects = Objects(settings.objects_url)
     manifest = await manifest_of(version, objects)
     known = {other.engine_name: other for other in state.versions.values()}

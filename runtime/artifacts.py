@@ -33,6 +33,14 @@ async def store(objects: Objects, prefix: str, folder: Path, names: Sequence[str
     return tuple(files)
 
 
+async def delete(version: AdapterVersion, objects: Objects, folder: Path) -> None:
+    """Deletes the files of `version` from the store and from `folder`, where they were fetched to. Its manifest stays: it names examples and has no
+    text. Raises Transient when the store fails."""
+    prefix = version.artifact_uri.removeprefix(objects.url + "/")
+    await objects.delete(f"{prefix}/{file.path}" for file in version.files if file.path != MANIFEST)
+    shutil.rmtree(folder / version.engine_name, ignore_errors=True)
+
+
 async def fetch(version: AdapterVersion, objects: Objects, folder: Path) -> Path:
     """The files of `version` in a folder of its engine name below `folder`; one that is there was verified when it came.
 

@@ -50,6 +50,23 @@ class Objects:
         except (BaseError, OSError) as error:
             raise Transient(f"object store {self.url} can't read {name}: {error}") from error
 
+    async def delete(self, names: Iterable[str]) -> None:
+        """Deletes what is under `names`; what is not there is deleted already. Raises Transient when the store fails."""
+        for name in names:
+            try:
+                await obstore.delete_async(self._store, name)
+            except FileNotFoundError:
+                continue
+            except (BaseError, OSError) as error:
+                raise Transient(f"object store {self.url} can't delete {name}: {error}") from error
+
+    async def names(self, prefix: str = "") -> list[str]:
+        """All names under the folder `prefix`, sorted. Raises Transient when the store fails."""
+        try:
+            return sorted([found["path"] async for batch in obstore.list(self._store, prefix or None) for found in batch])
+        except (BaseError, OSError) as error:
+            raise Transient(f"object store {self.url} can't list {prefix}: {error}") from error
+
     def holds(self, uri: str) -> bool:
         """Whether `uri` names something in this store."""
         return _inside(self.url, uri) is not None

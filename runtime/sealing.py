@@ -21,7 +21,7 @@ from runtime.errors import IntegrityError, KeyDestroyed
 from schemas.events import Sealed
 
 HASH_OWNER = "system:hashes"
-HELD_KEYS, HELD_SECONDS = 10_000, 60.0
+HELD_KEYS, HELD_SECONDS = 10_000, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def unseal(key: Key, record_id: str, sealed: Sealed) -> str:
 class PostgresKeys:
     """Keys in the table `keys`. The one state that topics can't rebuild: back it up apart.
 
-    A key is held for a minute, so that one that was destroyed is used no longer than that by any process, and of so many owners
+    A key is held for HELD_SECONDS, so that one that was destroyed is used no longer than that by any process, and of so many owners
     that memory stays flat.
     """
 

@@ -79,13 +79,14 @@ class Intake:
         raise InvalidInput(f"stale revision {document.revision} of {document.doc_id}: revision {row['revision']} is already here, publish a higher one")
 
     async def _sealed(self, document: Document, content: bytes | None, content_hash: str | None) -> Revision:
-        key = await self._context.keys.key(document_owner(document.doc_id))
         copy: ClaimCheck | None = None
-        if content is not None:
+        title = None
+        if content is not None:  # a forgotten document may still be deleted
+            key = await self._context.keys.key(document_owner(document.doc_id))
+            title = seal(key, f"{document.doc_id}@{document.revision}:title", document.title) if document.title else None
             name = f"documents/{digest(document.doc_id)}/{document.revision}"
             nonce, ciphertext = seal_bytes(key, f"{document.doc_id}@{document.revision}", content)
             copy = await self._context.objects.put(name, nonce + ciphertext)
-        title = seal(key, f"{document.doc_id}@{document.revision}:title", document.title) if document.title else None
         return Revision(
             doc_id=document.doc_id, revision=document.revision, media_type=document.media_type, source=document.source,
             title=title, copy=copy, content_hash=content_hash, deleted=document.deleted,

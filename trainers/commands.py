@@ -28,9 +28,9 @@ def _promote(fleet: Fleet, command: AdapterCommand) -> AdapterEvent:
 
 def _rollback(fleet: Fleet, command: AdapterCommand) -> AdapterEvent:
     state = _aliased(fleet, command)
-    before = state.stack[:-1] if state.live else []
+    before = state.before
     if not before:
-        raise _Refusal(f"{command.adapter} has no version to roll back to: none was live before on this base epoch")
+        raise _Refusal(f"{command.adapter} has no version to roll back to: none that may serve was live before on this base epoch")
     target = command.version or before[-1]
     if target not in before:
         raise _Refusal(f"{command.adapter}@{target} was not live before {command.adapter}@{state.live} on this base epoch: promote it instead")
@@ -52,12 +52,14 @@ def _train(fleet: Fleet, command: AdapterCommand) -> TrainingRun:
         raise _Refusal("there is no base epoch yet")
     if fleet.candidate is not None:
         raise _Refusal(f"base epoch {fleet.candidate.version} is on its way, and adapters are trained on it now")
+    if name != BASE and fleet.epoch.epoch in fleet.base.tainted:
+        raise _Refusal(f"base epoch {fleet.epoch.epoch} learned from what was forgotten: its adapters are trained on the next one, which `loom runs start base` makes")
     concerned = [state, *fleet.adapters.values()] if name == BASE else [state]
     if run := next((run for known in concerned for run in known.runs.values() if run.status in OPEN), None):
         raise _Refusal(f"a run of {run.adapter} is under way: wait, or cancel {run.run_id}")
     if not state.ends:
         raise _Refusal(f"{name} has no examples")
-    return fleet.request(name, fleet.epoch.epoch, RunTrigger.COMMAND, command.command_id)
+    return fleet.request(name, fleet.clean_epoch if name == BASE else fleet.epoch.epoch, RunTrigger.COMMAND, command.command_id)
 
 
 def _cancel(fleet: Fleet, command: AdapterCommand) -> TrainingRun:
@@ -70,6 +72,13 @@ def _cancel(fleet: Fleet, command: AdapterCommand) -> TrainingRun:
         run_id=run.run_id, adapter=run.adapter, base_epoch=run.base_epoch, status=RunStatus.CANCELLED, version=run.version, recipe_hash=run.recipe_hash,
         reason=command.reason or "cancelled by a command", trigger=run.trigger, command_id=command.command_id,
     )  # fmt: skip
+
+
+def _taint(fleet: Fleet, command: AdapterCommand) -> AdapterEvent:
+    version = _state(fleet, command).versions.get(command.version or 0)
+    if version is None:
+        raise _Refusal(f"{command.adapter} has no version {command.version}")
+    return AdapterEvent(adapter=command.adapter, kind=AdapterEventKind.TAINT, version=version, reason=command.reason or "learned from what was forgotten", command_id=command.command_id)
 
 
 def _unknown(fleet: Fleet, command: AdapterCommand) -> AdapterEvent:
@@ -99,6 +108,8 @@ def _servable(fleet: Fleet, state: AdapterState, name: str, number: int) -> int:
         raise _Refusal(f"{name} has no version {number}")
     if fleet.epoch is None or version.base_epoch != fleet.epoch.epoch:
         raise _Refusal(f"{name}@{number} belongs to base epoch {version.base_epoch}, which does not serve")
+    if number in state.tainted:
+        raise _Refusal(f"{name}@{number} is tainted: {state.tainted[number]}")
     if version not in state.published:
         raise _Refusal(f"{name}@{number} did not pass its gate: {version.verdict}")
     if number in state.refused:
@@ -114,5 +125,5 @@ def _switch(fleet: Fleet, command: AdapterCommand, version: int) -> AdapterEvent
 
 _ACTIONS: dict[AdapterAction, Callable[[Fleet, AdapterCommand], AdapterEvent | TrainingRun]] = {
     AdapterAction.PROMOTE: _promote, AdapterAction.ROLLBACK: _rollback, AdapterAction.RETIRE: _retire, AdapterAction.TRAIN: _train, AdapterAction.CANCEL: _cancel,
-    AdapterAction.UNKNOWN: _unknown,
+    AdapterAction.TAINT: _taint, AdapterAction.UNKNOWN: _unknown,
 }  # fmt: skip

@@ -7,6 +7,7 @@ one is declared, adapters wait: forks of a base that is about to be replaced wou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -53,7 +54,7 @@ class AdapterState:
     """One adapter, or the base: its examples, what of them runs have seen, its versions, its alias.
 
     `unseen` maps the examples that no run has seen to when they were written, `corrections` those of users among them, `learning` versions to when the first
-    correction that they learn was written. `stack` are the versions that were live on the current epoch, each
+    correction that they learn was written, `tainted` those that learned from what was forgotten to why. `stack` are the versions that were live on the current epoch, each
     above the one that a rollback from it leads to; `newest_live` is the newest that ever was; `changed_at` is the sequence of the last alias or epoch record.
     """
 
@@ -67,6 +68,7 @@ class AdapterState:
     runs: dict[str, TrainingRun] = field(default_factory=dict)
     versions: dict[int, AdapterVersion] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
+    tainted: dict[int, str] = field(default_factory=dict)
     alias: AdapterAlias | None = None
     stack: list[int] = field(default_factory=list)
     newest_live: int = 0
@@ -89,8 +91,8 @@ class AdapterState:
 
     @property
     def published(self) -> list[AdapterVersion]:
-        """Versions that passed the gate, in their order."""
-        numbers = sorted({run.version or 0 for run in self.runs.values() if run.status is RunStatus.PUBLISHED})
+        """Versions that passed the gate and learned from nothing that was forgotten, in their order."""
+        numbers = sorted({run.version or 0 for run in self.runs.values() if run.status is RunStatus.PUBLISHED} - self.tainted.keys())
         return [self.versions[number] for number in numbers if number in self.versions]
 
     @property
@@ -104,8 +106,13 @@ class AdapterState:
         return [run for run in self.runs.values() if run.base_epoch == epoch]
 
     def newest_on(self, epoch: int) -> int:
-        """The newest version on base epoch `epoch` that passed the gate; 0 when there is none."""
-        return max((version.version for version in self.published if version.base_epoch == epoch), default=0)
+        """The newest version on base epoch `epoch` that passed the gate and was refused by no server; 0 when there is none."""
+        return max((version.version for version in self.published if version.base_epoch == epoch and version.version not in self.refused), default=0)
+
+    @property
+    def before(self) -> list[int]:
+        """The versions that were live on this epoch before the one that is, and may be again, in their order."""
+        return [number for number in self.stack[:-1] if number not in self.tainted and number not in self.refused] if self.live else []
 
     def switch(self, alias: AdapterAlias | None, sequence: int) -> None:
         """Another version answers, or none."""
@@ -118,9 +125,13 @@ class AdapterState:
         else:
             self.stack.append(self.live)
 
-    def due(self, wanted: Wanted, now: float) -> RunTrigger | None:
-        """What starts a run; None where nothing is wanted yet, a run is under way, or more examples come just now."""
-        trigger = None if self.running else self._trigger(wanted, now)
+    def is_to_replace(self, serving: int) -> bool:
+        """Whether the version that serves learned from what was forgotten, and no run has tried to make another."""
+        return serving in self.tainted and not any(run.trigger is RunTrigger.FORGET and run.status is not RunStatus.CANCELLED and (run.version or 0) > serving for run in self.runs.values())
+
+    def due(self, wanted: Wanted, serving: int, now: float) -> RunTrigger | None:
+        """What starts a run where version `serving` serves; None where nothing is wanted yet, a run is under way, or more examples come just now."""
+        trigger = None if self.running else RunTrigger.FORGET if self.is_to_replace(serving) else self._trigger(wanted, now)
         if trigger is None:
             self.due_since = None
             return None
@@ -146,6 +157,12 @@ class AdapterState:
         else:
             self.unseen.clear()
         self.corrections.clear()
+
+
+    def begin_anew(self) -> None:
+        """The base was tainted: what runs on it have seen without a version to show for it counts again. A live version is made anew with the base."""
+        if not self.live:
+            self.unseen |= dict.fromkeys(self.live_ids - self.unseen.keys(), math.inf)
 
 
 @dataclass(slots=True)
@@ -215,6 +232,12 @@ class Fleet:
             return
         if event.version and event.kind is AdapterEventKind.VERSION:
             known.versions[event.version.version] = event.version
+        if event.version and event.kind is AdapterEventKind.TAINT:
+            known.tainted[event.version.version] = event.reason or ""
+            if event.adapter == BASE:
+                for state in self.adapters.values():
+                    if all(run.base_epoch in self.base.tainted for run in state.runs.values()):
+                        state.begin_anew()
         if event.version and event.kind is AdapterEventKind.REFUSAL:
             known.refused[event.version.version] = event.reason or ""
         if event.alias:
@@ -230,8 +253,17 @@ class Fleet:
         failed = any(run.status in lost for state in self.adapters.values() for run in state.runs_on(newest.version))
         return None if failed else newest
 
+    @property
+    def clean_epoch(self) -> int:
+        """The last base epoch, up to the current one, that learned from nothing that was forgotten; the declared base is 0."""
+        current = self.epoch.epoch if self.epoch else 0
+        return current if current not in self.base.tainted else max((version.version for version in self.base.published if version.version < current), default=0)
+
     def decide(self, now: float) -> Iterator[TrainingRun]:
-        """The runs to request: enough new examples or corrections, or old ones, nothing running, and no example for a while."""
+        """The runs to request: enough new examples or corrections, or old ones, or what serves was tainted; nothing running, and no example for a while.
+
+        Nothing is forked from a base that was tainted.
+        """
         cpt, candidate = self.project.base.cpt, self.candidate
         if self.epoch is None or self.base.running:
             return
@@ -239,25 +271,26 @@ class Fleet:
             for name, state in self.adapters.items():
                 if state.live and not state.runs_on(candidate.version):
                     yield self.request(name, candidate.version, RunTrigger.EPOCH)
-        elif cpt and (trigger := self.base.due(Wanted(cpt.min_examples), now)) and not any(state.running for state in self.adapters.values()):
-            yield self.request(BASE, self.epoch.epoch, trigger)
-        elif self.base.runs or not cpt:
+        elif cpt and (trigger := self.base.due(Wanted(cpt.min_examples), self.epoch.epoch, now)) and not any(state.running for state in self.adapters.values()):
+            yield self.request(BASE, self.clean_epoch, trigger)
+        elif (self.base.runs or not cpt) and self.epoch.epoch not in self.base.tainted:
             for name, state in self.adapters.items():
                 declared = self.project.adapters[name]
                 wanted = Wanted(declared.min_examples, declared.min_corrections, declared.max_age_hours * 3600 if declared.max_age_hours else None)
-                if not state.retired and (trigger := state.due(wanted, now)):
+                if not state.retired and (trigger := state.due(wanted, state.live, now)):
                     yield self.request(name, self.epoch.epoch, trigger)
 
     def request(self, name: str, epoch: int, trigger: RunTrigger, command_id: str | None = None) -> TrainingRun:
-        """A run of `name` on base `epoch` over all that is there; its id is a function of just that, and of the command where one asked for it."""
+        """A run of `name` on base `epoch` over all that is there; its id is a function of just that, and of the command, or the tainted version, where these asked for it."""
         state = self._state(name)
         assert state is not None
         declared = self.project.adapters.get(name)
         ends = state.ends | (self.preference_ends if declared and declared.dpo else {})
         ranges = tuple(OffsetRange(topic=topic, partition=partition, first=0, end=end) for (topic, partition), end in sorted(ends.items()))
         recipe = self.recipe_hash(name)
-        run_id = digest("run", name, epoch, recipe, *(f"{r.topic}/{r.partition}/{r.end}" for r in ranges), *([command_id] if command_id else []))
         version = max([*state.versions, *(run.version or 0 for run in state.runs.values())], default=0) + 1
+        again = [command_id] if command_id else [version] if trigger is RunTrigger.FORGET else []  # what no new example asks for
+        run_id = digest("run", name, epoch, recipe, *(f"{r.topic}/{r.partition}/{r.end}" for r in ranges), *again)
         return TrainingRun(
             run_id=run_id, adapter=name, base_epoch=epoch, status=RunStatus.REQUESTED, version=version, ranges=ranges, recipe_hash=recipe, trigger=trigger, command_id=command_id,
         )  # fmt: skip
@@ -285,7 +318,8 @@ class Fleet:
         return AdapterEvent(adapter=EPOCH_KEY, kind=AdapterEventKind.EPOCH, sequence=self.sequence + 1, version=None, alias=None, epoch=epoch, reason=None)
 
     def due_aliases(self) -> Iterator[AdapterEvent]:
-        """Alias records for versions of the current epoch that were published and are newer than any that was live: what was rolled back stays so."""
+        """Alias records for versions of the current epoch that were published and are newer than any that was live: what was rolled back stays so; and back
+        to the one before, where a server refused what is live: another replica, or a restart, would have nothing to answer with."""
         if self.epoch is None:
             return
         ahead = 0
@@ -294,6 +328,9 @@ class Fleet:
             if newest > state.newest_live and not state.retired:
                 ahead += 1
                 yield self.alias_event(name, newest, ahead)
+            elif state.live in state.refused and state.before:
+                ahead += 1
+                yield self.alias_event(name, state.before[-1], ahead, f"{name}@{state.live} was refused by a server: {state.refused[state.live]}")
 
     def alias_event(self, name: str, version: int, ahead: int = 1, reason: str | None = None, command_id: str | None = None) -> AdapterEvent:
         """The record that makes `version` of `name` live, 0 for none; the one `ahead` of the last sequence."""
@@ -309,7 +346,7 @@ class Fleet:
         return self.base if name == BASE else self.adapters.get(name)
 
     def _seen(self, state: AdapterState, partition: Partition, offset: int, is_correction: bool) -> bool:
-        runs = [run for run in state.runs.values() if is_correction or run.trigger is not RunTrigger.FEEDBACK]
+        runs = [run for run in state.runs.values() if (is_correction or run.trigger is not RunTrigger.FEEDBACK) and run.base_epoch not in self.base.tainted]
         return any(r.topic == partition[0] and r.partition == partition[1] and offset < r.end for run in runs for r in run.ranges)
 
 

@@ -14,9 +14,12 @@ from typing import Any
 
 import structlog
 
+from runtime.artifacts import delete
+from runtime.errors import Transient
 from runtime.event_writer import Entry, EventWriter
 from runtime.follower import Follower
 from runtime.kafka import Record
+from runtime.objects import Objects
 from runtime.project import Project
 from schemas.codec import Codec
 from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, RunStatus, RunTrigger, TrainingRun
@@ -24,7 +27,7 @@ from schemas.topics import ADAPTERS, BASE, TRAINING_RUNS
 from trainers.fleet import OPEN
 from trainers.memory import kernel_kills, was_ended_for_memory
 from trainers.progress import Moment
-from trainers.run import Outcome, OutOfMemory, RunSpec, child
+from trainers.run import VERSIONS, Outcome, OutOfMemory, RunSpec, child
 
 log = structlog.get_logger()
 STAGE = "trainer"
@@ -43,6 +46,9 @@ class Trainer:
         self._runs: dict[str, TrainingRun] = {}
         self._versions: dict[tuple[str, int], AdapterVersion] = {}
         self._live: dict[str, int] = {}
+        self._epoch = 0
+        self._tainted: set[tuple[str, int]] = set()
+        self._deleted: set[tuple[str, int]] = set()
         self._cleaned: set[str] = set()
         self._ending = asyncio.Event()
         # a fork server imports torch and TRL once, and each run starts from there in a moment
@@ -61,7 +67,7 @@ class Trainer:
                     await work
                     work = None
                 if work is None and await self._follower.caught_up():
-                    self._clean()
+                    await self._clean()
                     work = asyncio.create_task(self._carry_out(run)) if (run := self._next()) else None
         finally:
             self._ending.set()
@@ -81,22 +87,33 @@ class Trainer:
         declared = self._project.adapters.get(name)
         return declared.priority if declared else 0
 
-    def _clean(self) -> None:
-        """Deletes what runs that have ended left in their folders: one that was killed could not."""
+    async def _clean(self) -> None:
+        """Deletes what runs that have ended left in their folders, for one that was killed could not; and tainted versions that serve no more."""
         for run_id in [run_id for run_id, run in self._runs.items() if run.status not in OPEN and run_id not in self._cleaned]:
             self._cleaned.add(run_id)
             if (folder := self._scratch / run_id).parent == self._scratch:
                 shutil.rmtree(folder, ignore_errors=True)
+        serving = {(BASE, self._epoch), *self._live.items()}
+        for name, number in self._tainted - self._deleted - serving:
+            try:
+                await delete(self._versions[name, number], Objects(self._objects), self._scratch / VERSIONS)
+            except Transient as error:
+                log.warning("version.not_deleted", adapter=name, version=number, error=str(error))
+                return  # later again
+            self._deleted.add((name, number))
+            log.info("version.deleted", adapter=name, version=number)
 
     def _apply(self, record: Record) -> None:
         if record.topic == self._prefix + ADAPTERS.name:
             event = self._codec.decode(AdapterEvent, record.value)
-            if event.kind is AdapterEventKind.VERSION and event.version:
+            if event.kind in (AdapterEventKind.VERSION, AdapterEventKind.TAINT) and event.version:
                 self._versions[event.adapter, event.version.version] = event.version
+            if event.kind is AdapterEventKind.TAINT and event.version:
+                self._tainted.add((event.adapter, event.version.version))
             if event.alias:
                 self._live[event.adapter] = event.alias.live_version
             if event.epoch:
-                self._live = dict(event.epoch.live)
+                self._epoch, self._live = event.epoch.epoch, dict(event.epoch.live)
             return
         self._note(self._codec.decode(TrainingRun, record.value))
 
@@ -108,18 +125,20 @@ class Trainer:
         base = self._versions.get((BASE, run.base_epoch)) if run.base_epoch else self._project.base_folder
         if base is None:
             return f"base epoch {run.base_epoch} is not in the registry"
+        if (BASE, run.base_epoch) in self._tainted:
+            return f"base epoch {run.base_epoch} learned from what was forgotten"
         published = self._published(run)
         live = next((version for version in published if version.version == self._live.get(run.adapter)), None)
         best = max(published, key=lambda version: (next((score for name, score in version.metrics.items() if name.startswith("anchor_")), 0.0), version.version), default=None)
         return RunSpec(
             run.run_id, run.adapter, run.version or 1, run.base_epoch, base, recipe, run.ranges, live, self._broker, self._database, self._objects, self._scratch, self._registry,
-            best=best, first=published[0] if published else None, floor_only=run.trigger is RunTrigger.EPOCH, amends=run.trigger is RunTrigger.FEEDBACK and live is not None,
+            best=best, first=published[0] if published else None, floor_only=run.trigger in (RunTrigger.EPOCH, RunTrigger.FORGET), amends=run.trigger is RunTrigger.FEEDBACK and live is not None,
         )  # fmt: skip
 
     def _published(self, run: TrainingRun) -> list[AdapterVersion]:
-        """The versions of the run's adapter on its base that passed their gates, in their order."""
+        """The versions of the run's adapter on its base that passed their gates and are not tainted, in their order."""
         numbers = sorted(other.version or 0 for other in self._runs.values() if other.adapter == run.adapter and other.status is RunStatus.PUBLISHED)
-        found = [self._versions[run.adapter, number] for number in numbers if (run.adapter, number) in self._versions]
+        found = [self._versions[run.adapter, number] for number in numbers if (run.adapter, number) in self._versions.keys() - self._tainted]
         return [version for version in found if version.base_epoch == run.base_epoch]
 
     async def _carry_out(self, run: TrainingRun) -> None:
@@ -144,7 +163,7 @@ class Trainer:
                 why += f"; 1/{1 << spec.halvings} of the rows at once from now on, gradients accumulated to the same batch"
             log.warning("run.goes_on", run_id=run.run_id, adapter=run.adapter, attempt=attempt, reason=why)
             await self._say(replace(run, status=RunStatus.PROGRESS, ranges=(), reason=why))
-        self._clean()
+        await self._clean()
 
     def _given_up(self, run: TrainingRun) -> bool:
         """Whether the worker ends, or the run was cancelled."""

@@ -28,6 +28,7 @@ class RunTrigger(StrEnum):
     EPOCH = "epoch"
     COMMAND = "command"
     FEEDBACK = "feedback"
+    FORGET = "forget"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,7 @@ class AdapterEventKind(StrEnum):
     ALIAS = "alias"
     EPOCH = "epoch"
     REFUSAL = "refusal"
+    TAINT = "taint"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,7 @@ class BaseEpoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterEvent:
-    """A change in the registry: a version, an alias, an epoch, or a refusal by a server. Key: adapter."""
+    """A change in the registry: a version, an alias, an epoch, a refusal by a server, or a taint: the version learned from what was forgotten. Key: adapter."""
 
     adapter: str
     kind: AdapterEventKind
@@ -140,6 +142,7 @@ class AdapterAction(StrEnum):
     TRAIN = "train"
     CANCEL = "cancel"
     UNKNOWN = "unknown"
+    TAINT = "taint"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A new base epoch while requests flow: retrained forks, one switch beside the old engine, no request lost or doubled."""
+"""A new base epoch while requests flow: retrained forks, one switch beside the old engine, no request lost or doubled. Then a document that all learned from is forgotten."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -13,7 +15,7 @@ import pytest
 
 from runtime.kafka import Outgoing
 from schemas.codec import Codec
-from schemas.events import AdapterEvent, AdapterEventKind, Label, Request, RequestCompleted, Result, RunStatus, TrainingRun
+from schemas.events import AdapterEvent, AdapterEventKind, DeadLetter, Label, Request, RequestCompleted, Result, Revision, RunStatus, TrainingRun
 from tests.support.kafka import publish
 from tests.support.live import ROOT, Live, running
 
@@ -67,35 +69,89 @@ def epoch_of(system: Live) -> int | None:
         return None
 
 
-def test_a_new_epoch_switches_base_and_adapters_as_one(tmp_path: Path) -> None:
-    project = tmp_path / "loom.toml"
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    project = tmp_path_factory.mktemp("project") / "loom.toml"
     project.write_text(PROJECT)
     with running(project) as system:
-        assert system.loom("publish", str(documents(tmp_path / "first", 0))).returncode == 0
-        system.publish_labels(labels())
-        system.until_live({"mood"}, 300)
-        assert epoch_of(system) == 1
-        assert system.loom("publish", str(documents(tmp_path / "second", 20))).returncode == 0
-        asked, end = 0, time.monotonic() + 300
-        while epoch_of(system) != 2:
-            ask(system, range(asked, asked + 5))
-            asked += 5
-            time.sleep(1)
-            runs = [run for run in system.read("training-runs", TrainingRun) if run.status in (RunStatus.REJECTED, RunStatus.FAILED)]
-            assert not runs, runs[0].reason
-            assert time.monotonic() < end, system.loom("runs").stdout
+        yield system
+
+
+def test_a_new_epoch_switches_base_and_adapters_as_one(system: Live, tmp_path: Path) -> None:
+    assert system.loom("publish", str(documents(tmp_path / "first", 0))).returncode == 0
+    system.publish_labels(labels())
+    system.until_live({"mood"}, 300)
+    assert epoch_of(system) == 1
+    assert system.loom("publish", str(documents(tmp_path / "second", 20))).returncode == 0
+    asked, end = 0, time.monotonic() + 300
+    while epoch_of(system) != 2:
         ask(system, range(asked, asked + 5))
-        wanted = {str(i) for i in range(asked + 5)}
-        while (words := Counter(c.request_id for c in system.read("results.completed", RequestCompleted))).keys() != wanted:
-            assert time.monotonic() < end
-            time.sleep(0.5)
-        assert set(words.values()) == {1}
-        results = system.read("results.moods", Result)
-        assert Counter(r.request_id for r in results) == dict.fromkeys(wanted, 1)
-        assert {r.status for r in results} == {"ok"}
-        assert {r.version for r in results} == {1, 2}
-        events = system.read("adapters", AdapterEvent)
-        made = {e.version.version: e.version.base_epoch for e in events if e.kind is AdapterEventKind.VERSION and e.version and e.adapter == "mood"}
-        assert made == {1: 1, 2: 2}
-        assert [(e.epoch.epoch, dict(e.epoch.live)) for e in events if e.epoch] == [(0, {}), (1, {}), (2, {"mood": 2})]
-        assert not [e for e in events if e.kind is AdapterEventKind.REFUSAL]
+        asked += 5
+        time.sleep(1)
+        runs = [run for run in system.read("training-runs", TrainingRun) if run.status in (RunStatus.REJECTED, RunStatus.FAILED)]
+        assert not runs, runs[0].reason
+        assert time.monotonic() < end, system.loom("runs").stdout
+    ask(system, range(asked, asked + 5))
+    wanted = {str(i) for i in range(asked + 5)}
+    while (words := Counter(c.request_id for c in system.read("results.completed", RequestCompleted))).keys() != wanted:
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    assert set(words.values()) == {1}
+    results = system.read("results.moods", Result)
+    assert Counter(r.request_id for r in results) == dict.fromkeys(wanted, 1)
+    assert {r.status for r in results} == {"ok"}
+    assert {r.version for r in results} == {1, 2}
+    events = system.read("adapters", AdapterEvent)
+    made = {e.version.version: e.version.base_epoch for e in events if e.kind is AdapterEventKind.VERSION and e.version and e.adapter == "mood"}
+    assert made == {1: 1, 2: 2}
+    assert [(e.epoch.epoch, dict(e.epoch.live)) for e in events if e.epoch] == [(0, {}), (1, {}), (2, {"mood": 2})]
+    assert not [e for e in events if e.kind is AdapterEventKind.REFUSAL]
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
+def test_a_forgotten_document_is_in_nothing_that_serves_and_nowhere_else(system: Live, tmp_path: Path) -> None:
+    doc = "3.md"
+    assert doc in {revision.doc_id for revision in system.read("revisions", Revision)}
+    assert any(b"number 3 of the house" in path.read_bytes() for path in (system.data / "kafka").rglob("*.log")), "documents are plain while they are on their way"
+    said = system.loom("forget", doc, "--wait", "300", "--json")
+    report = json.loads(said.stdout or "{}")
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert report["tainted"] == ["base@1", "base@2", "mood@1", "mood@2"]
+    assert (report["still_serving"], report["learned_live"], report["findings"]) == ([], [], [])
+    assert report["searched"] > 0
+    assert report["deleted_objects"] >= 2
+    assert epoch_of(system) == 3
+    assert [(e.epoch.epoch, dict(e.epoch.live)) for e in system.read("adapters", AdapterEvent) if e.epoch][-1] == (3, {"mood": 3})
+    until(lambda: {path.name for path in (system.data / "objects/adapters").glob("*/[12]-*/*")} == {"manifest.json"})
+    until(lambda: not [path for path in system.data.rglob("*") if path.name.startswith(("base@1-", "base@2-", "mood@1-", "mood@2-"))])
+    tainted = {row["adapter"]: row["tainted"] for row in json.loads(system.loom("adapters", "--json").stdout) if row["version"] == 2}
+    assert tainted == dict.fromkeys(("base", "mood"), f"learned from document:{doc}, which was forgotten")
+
+    (tmp_path / "again").mkdir()
+    file = documents(tmp_path / "all", 0).joinpath(doc).rename(tmp_path / "again" / doc)
+    again = system.loom("forget", doc, "--text", str(file), "--json")
+    assert again.returncode == 0, again.stdout
+    assert json.loads(again.stdout)["searched"] > 0
+    assert json.loads(again.stdout)["cancelled_runs"] == []
+    assert system.loom("publish", str(file.parent)).returncode == 0
+    until(lambda: any(letter.error_type == "KeyDestroyed" for letter in system.read("dead-letters", DeadLetter)))
+    assert "nothing of document:nobody is known" in system.loom("forget", "nobody").stderr
+
+
+def test_what_a_forgotten_user_said_is_told_with_the_day_that_it_is_gone(system: Live) -> None:
+    asked = system.loom("ask", "I love my garden lamp in the attic of house number nine", "--adapter", "mood", "--context", "user_id=ann", "--json")
+    request = json.loads(asked.stdout)["request_id"]
+    until(lambda: bool(json.loads(system.loom("forget", "--user", "ann", "--json").stdout)["deleted_rows"]))
+    said = system.loom("forget", "--user", "ann", "--json")
+    report = json.loads(said.stdout)
+    assert (said.returncode, report["examples"], report["tainted"]) == (0, 0, [])
+    assert {found["place"] for found in report["findings"]} == {"topic requests", "topic results.moods"}
+    days = [(datetime.fromisoformat(found["until"]) - datetime.now(UTC)).total_seconds() / 86400 for found in report["findings"]]
+    assert all(6.9 < one <= 7 for one in days)
+    assert system.loom("feedback", request, "--correct", "KIND_B").returncode == 2, "what a forgotten user says is not taken"

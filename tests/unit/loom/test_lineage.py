@@ -70,8 +70,8 @@ def test_a_version_is_traced_to_pages_through_what_it_goes_on_from_and_its_base(
 
 
 def test_a_document_is_traced_to_the_versions_that_learned_from_it(lineage: Lineage) -> None:
-    assert asyncio.run(lineage.of_document("a")) == [Learner("talk@2", 2, None, False), Learner("talk@3", 1, None, True)]
-    assert asyncio.run(lineage.of_document("b")) == [Learner("base@1", 1, None, True), Learner("talk@2", 0, "base@1", False), Learner("talk@3", 0, "base@1", True)]
+    assert asyncio.run(lineage.of_document("a")) == [Learner("talk", 2, 2, None, False), Learner("talk", 3, 1, None, True)]
+    assert asyncio.run(lineage.of_document("b")) == [Learner("base", 1, 1, None, True), Learner("talk", 2, 0, "base@1", False), Learner("talk", 3, 0, "base@1", True)]
 
 
 def test_what_is_not_known_is_said(lineage: Lineage) -> None:

@@ -97,7 +97,8 @@ def test_a_version_is_promoted_only_where_it_may_serve(fleet: Fleet) -> None:
     assert "switch by themselves" in refusal(tell(fleet, A.PROMOTE, 1, adapter="base"))
     train(fleet, RunStatus.PUBLISHED)
     fleet.apply_adapter(AdapterEvent(adapter="mood", kind=AdapterEventKind.REFUSAL, version=version(1), reason="bytes are missing"))
-    assert "refused by a server: bytes are missing" in refusal(tell(fleet, A.ROLLBACK))
+    assert "has no version to roll back to" in refusal(tell(fleet, A.ROLLBACK))
+    assert "refused by a server: bytes are missing" in refusal(tell(fleet, A.PROMOTE, 1))
     assert live(fleet) == 3
 
 
@@ -166,3 +167,103 @@ def test_a_run_is_cancelled_once(fleet: Fleet) -> None:
 
 def test_an_action_of_a_newer_sender_is_refused(fleet: Fleet) -> None:
     assert "older than the sender" in refusal(tell(fleet, A.UNKNOWN))
+
+
+def test_a_tainted_version_is_replaced_and_never_serves_again(fleet: Fleet) -> None:
+    train(fleet, *[RunStatus.PUBLISHED] * 3)
+    assert "no version 9" in refusal(tell(fleet, A.TAINT, 9))
+    tell(fleet, A.TAINT, 2)
+    assert list(fleet.decide(1000.0)) == [], "it does not serve"
+    assert "mood@2 is tainted" in refusal(tell(fleet, A.PROMOTE, 2))
+    tell(fleet, A.TAINT, 3)
+    tell(fleet, A.ROLLBACK)
+    assert live(fleet) == 1, "not to 2"
+    tell(fleet, A.TAINT, 1)
+    (again,) = fleet.decide(1000.0)
+    assert (again.trigger, again.version, again.base_epoch) == (RunTrigger.FORGET, 4, 0)
+    finish(fleet, again)
+    settle(fleet)
+    assert live(fleet) == 4
+    assert list(fleet.decide(1000.0)) == []
+
+
+def test_a_run_that_replaces_a_tainted_version_waits_for_what_is_on_its_way_and_is_tried_once(fleet: Fleet) -> None:
+    train(fleet, RunStatus.PUBLISHED)
+    assert list(fleet.decide(1999.0)) == []
+    tell(fleet, A.TAINT, 1)
+    fleet.stir(2000.0)
+    assert list(fleet.decide(2001.0)) == []
+    (first,) = fleet.decide(2003.0)
+    fleet.apply_run(first)
+    tell(fleet, A.CANCEL, run_id=first.run_id)
+    (second,) = fleet.decide(3000.0)
+    assert second.run_id != first.run_id, "what was cancelled has had its last word"
+    finish(fleet, second, RunStatus.REJECTED)
+    assert list(fleet.decide(3000.0)) == []
+    assert live(fleet) == 1
+
+
+def test_a_tainted_base_is_trained_again_from_the_last_clean_one_before_its_adapters() -> None:
+    fleet = Fleet(Project(base=Base(cpt=Cpt(min_examples=2)), adapters={"mood": MOOD}))
+    fleet.epoch = BaseEpoch(epoch=0, base_uri="", base_sha256="", live={})
+    feed(fleet, [1, 2, 3])
+    feed_text(fleet, [1, 2])
+    for _ in range(2):
+        finish(fleet, next(fleet.decide(100.0)))
+        settle(fleet)
+    feed_text(fleet, [3, 4])
+    for _ in range(2):
+        finish(fleet, next(fleet.decide(100.0)))
+        settle(fleet)
+    assert fleet.epoch.epoch == 2
+    tell(fleet, A.TAINT, 2, adapter="base")
+    tell(fleet, A.TAINT, 2)
+    feed(fleet, [4, 5, 6])
+    (base,) = fleet.decide(200.0)
+    assert (base.adapter, base.base_epoch, base.trigger, base.version) == ("base", 1, RunTrigger.FORGET, 3)
+    assert "base epoch 2 learned from what was forgotten" in refusal(tell(fleet, A.TRAIN))
+    finish(fleet, base)
+    (fork,) = fleet.decide(200.0)
+    assert (fork.adapter, fork.base_epoch, fork.version) == ("mood", 3, 3)
+    finish(fleet, fork)
+    settle(fleet)
+    assert (fleet.epoch.epoch, dict(fleet.epoch.live)) == (3, {"mood": 3})
+    assert fleet.clean_epoch == 3
+
+
+def test_what_a_server_refuses_is_rolled_back_by_itself(fleet: Fleet) -> None:
+    def refuse(number: int) -> None:
+        fleet.apply_adapter(AdapterEvent(adapter="mood", kind=AdapterEventKind.REFUSAL, version=version(number), reason="its weights are not what the registry says"))
+
+    train(fleet, *[RunStatus.PUBLISHED] * 3)
+    refuse(3)
+    (back,) = fleet.due_aliases()
+    assert "mood@3 was refused by a server: its weights" in (back.reason or "")
+    settle(fleet)
+    assert live(fleet) == 2
+    refuse(2)
+    settle(fleet)
+    refuse(1)
+    settle(fleet)
+    assert live(fleet) == 1
+    assert list(fleet.due_aliases()) == [], "there is none before it"
+
+
+def test_an_adapter_whose_first_run_was_cut_off_by_a_taint_of_its_base_is_trained_on_the_next() -> None:
+    fleet = Fleet(Project(base=Base(cpt=Cpt(min_examples=2)), adapters={"mood": MOOD}))
+    fleet.epoch = BaseEpoch(epoch=0, base_uri="", base_sha256="", live={})
+    feed(fleet, [1, 2, 3])
+    feed_text(fleet, [1, 2])
+    finish(fleet, next(fleet.decide(100.0)))
+    settle(fleet)
+    (first,) = fleet.decide(100.0)
+    fleet.apply_run(first)
+    tell(fleet, A.TAINT, 1, adapter="base")
+    tell(fleet, A.CANCEL, run_id=first.run_id)
+    base = next(fleet.decide(200.0))
+    assert (base.adapter, base.base_epoch) == ("base", 0)
+    finish(fleet, base)
+    settle(fleet)
+    assert fleet.epoch.epoch == 2
+    (again,) = fleet.decide(300.0)
+    assert (again.adapter, again.base_epoch, again.trigger) == ("mood", 2, RunTrigger.EXAMPLES)
