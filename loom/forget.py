@@ -35,7 +35,7 @@ from schemas.codec import Codec
 from schemas.events import AdapterAction, AdapterCommand, AdapterEvent, AdapterEventKind, Request, RunStatus, TrainingRun
 from schemas.topics import ADAPTERS, BASE, CPT, DOCUMENTS, REQUESTS, TRAINING_RUNS
 from streams.context import document_owner, user_owner
-from trainers.fleet import OPEN, Fleet
+from trainers.fleet import OPEN, AdapterState, Fleet
 
 log = structlog.get_logger()
 INTAKE_GROUP = "chunk"
@@ -107,16 +107,17 @@ class Forgetting:
         await self._check(subject, bool(own or requests))
         said = sentences.sentences([*texts, *(request.text for request in requests), *await self._texts(subject, known)])
         inbox = await self._inbox(subject)
+        await self._objects.delete(inbox)  # first: without the key nobody knows their names
         if subject.doc_id is not None:
             await self._withdraw(subject.doc_id)
         await self._keys.destroy(subject.owner)
-        objects, rows = await self._purge(subject, inbox, requests)
-        tainted = await self._taint(subject, own)
-        cancelled = await self._begin_anew(subject, own, known, tainted)
+        objects, rows = await self._purge(subject, requests)
+        cancelled = await self._begin_anew(subject, own, known, await self._taint(subject, own))
+        tainted = await self._taint(subject, own)  # and what a run published that ended meanwhile
         serving = await self._until_replaced(wait_seconds)
         live = await self._learned(own, live_only=True)
         findings = await self._search(subject, said) if said else []
-        return Forgotten(subject.owner, len(own), objects, rows, _names(tainted), tuple(cancelled), _names(serving), _names(live), len(said), tuple(findings))
+        return Forgotten(subject.owner, len(own), len(inbox) + objects, rows, _names(tainted), tuple(cancelled), _names(serving), _names(live), len(said), tuple(findings))
 
     async def _check(self, subject: Subject, is_known: bool) -> None:
         there = is_known or await self._pool.fetchval("SELECT EXISTS (SELECT FROM keys WHERE owner = $1) OR EXISTS (SELECT FROM document_revisions WHERE doc_id = $2)", subject.owner, subject.doc_id)
@@ -184,15 +185,15 @@ class Forgetting:
                 return
             await asyncio.sleep(0.5)
 
-    async def _purge(self, subject: Subject, inbox: Sequence[str], requests: Sequence[Request]) -> tuple[int, int]:
+    async def _purge(self, subject: Subject, requests: Sequence[Request]) -> tuple[int, int]:
         """Deletes copies, parses, what a teacher said, what was answered; how many objects and rows."""
         ids = [request.request_id for request in requests]
         rows = len(await self._pool.fetch("DELETE FROM teacher_units WHERE key_owner = $1 RETURNING 1", subject.owner))
         for sql in ANSWERS:
             rows += len(await self._pool.fetch(sql, ids))
-        objects = list(inbox)
+        objects = []
         if subject.doc_id is not None:
-            objects += [name for folder in (_copies(subject.doc_id), f"parses/{digest(subject.doc_id)}") for name in await self._objects.names(folder)]
+            objects = [name for folder in (_copies(subject.doc_id), f"parses/{digest(subject.doc_id)}") for name in await self._objects.names(folder)]
         await self._objects.delete(objects)
         return len(objects), rows
 
@@ -217,17 +218,24 @@ class Forgetting:
         destroyed = await self._pool.fetchval("SELECT destroyed_at FROM keys WHERE owner = $1", subject.owner)
         last = max([_milliseconds(destroyed), *(times[one] for one in tainted)])
         cancelled = []
-        under_way = [run for state in (fleet.base, *fleet.adapters.values()) for run in state.runs.values() if run.status in OPEN]
-        for run in [run for run in under_way if run.adapter in touched and run.run_id in started and started[run.run_id] < last]:
-            await self._command(AdapterAction.CANCEL, run.adapter, digest("cancel", run.run_id), run_id=run.run_id, reason="it has read what is forgotten now")
-            cancelled.append(run.run_id)
-            state = _state(fleet, run.adapter)
-            if (fleet.epoch.epoch if run.adapter == BASE and fleet.epoch else state.live) not in state.tainted:  # else the coordinator makes another by itself
-                try:
-                    await self._command(AdapterAction.TRAIN, run.adapter, digest("train", run.run_id))
-                except InvalidInput as error:
-                    log.warning("run.not_started_again", adapter=run.adapter, reason=str(error))
+        for run in [run for state in (fleet.base, *fleet.adapters.values()) for run in state.runs.values() if run.status in OPEN]:
+            has_read_it = run.adapter in touched or (BASE, run.base_epoch) in tainted
+            if not has_read_it or started.get(run.run_id, last) >= last:
+                continue
+            if await self._is_granted(AdapterAction.CANCEL, run.adapter, digest("cancel", run.run_id), run_id=run.run_id, reason="it has read what is forgotten now"):
+                cancelled.append(run.run_id)
+                if (BASE, run.base_epoch) not in tainted and not _state(fleet, run.adapter).is_to_replace(_serving_of(fleet, run.adapter)):  # else the coordinator makes another by itself
+                    await self._is_granted(AdapterAction.TRAIN, run.adapter, digest("train", run.run_id))
         return cancelled
+
+    async def _is_granted(self, action: AdapterAction, adapter: str, command_id: str, **fields: Any) -> bool:
+        """Whether the coordinator did not refuse: a run may have ended meanwhile, another may be on its way."""
+        try:
+            await self._command(action, adapter, command_id, **fields)
+        except InvalidInput as error:
+            log.info("command.refused", action=action, adapter=adapter, reason=str(error))
+            return False
+        return True
 
     async def _times(self) -> tuple[dict[str, int], dict[Name, int]]:
         """When each run was started and each version tainted, in milliseconds of the broker's clock."""
@@ -251,16 +259,11 @@ class Forgetting:
         """Waits for so long until nothing tainted serves; what still does."""
         end = time.monotonic() + wait_seconds
         while True:
-            serving = self._serving(await self._client.fleet())
+            fleet = await self._client.fleet()
+            serving = [(name, at) for name in (BASE, *fleet.adapters) if (at := _serving_of(fleet, name)) in _state(fleet, name).tainted]
             if not serving or time.monotonic() >= end:
                 return serving
             await asyncio.sleep(POLL_SECONDS)
-
-    @staticmethod
-    def _serving(fleet: Fleet) -> list[Name]:
-        """The tainted versions that serve."""
-        epoch = fleet.epoch.epoch if fleet.epoch else 0
-        return [(name, serving) for name, state, serving in [(BASE, fleet.base, epoch), *((name, state, state.live) for name, state in fleet.adapters.items())] if serving in state.tainted]
 
     async def _search(self, subject: Subject, said: Sequence[bytes]) -> list[Finding]:
         """Where sentences are; what another document says is not its."""
@@ -288,8 +291,13 @@ def _copies(doc_id: str) -> str:
     return f"documents/{digest(doc_id)}"
 
 
-def _state(fleet: Fleet, name: str) -> Any:
+def _state(fleet: Fleet, name: str) -> AdapterState:
     return fleet.base if name == BASE else fleet.adapters[name]
+
+
+def _serving_of(fleet: Fleet, name: str) -> int:
+    """The version of an adapter that answers, or the base epoch that serves; 0 where there is none."""
+    return (fleet.epoch.epoch if fleet.epoch else 0) if name == BASE else fleet.adapters[name].live
 
 
 def _names(found: Iterable[Name]) -> tuple[str, ...]:
