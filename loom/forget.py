@@ -41,6 +41,7 @@ log = structlog.get_logger()
 INTAKE_GROUP = "chunk"
 """The worker that reads `documents`."""
 INTAKE_SECONDS, POLL_SECONDS = 60.0, 2.0
+QUOTES = "DELETE FROM results WHERE EXISTS (SELECT FROM unnest($1::text[]) AS said WHERE position(said IN output) > 0) RETURNING 1"
 ANSWERS = (
     "DELETE FROM results WHERE request_id = ANY($1) RETURNING 1",
     "DELETE FROM completions WHERE request_id = ANY($1) RETURNING 1",
@@ -111,7 +112,7 @@ class Forgetting:
         if subject.doc_id is not None:
             await self._withdraw(subject.doc_id)
         await self._keys.destroy(subject.owner)
-        objects, rows = await self._purge(subject, requests)
+        objects, rows = await self._purge(subject, requests, said)
         cancelled = await self._begin_anew(subject, own, known, await self._taint(subject, own))
         tainted = await self._taint(subject, own)  # and what a run published that ended meanwhile
         serving = await self._until_replaced(wait_seconds)
@@ -185,10 +186,11 @@ class Forgetting:
                 return
             await asyncio.sleep(0.5)
 
-    async def _purge(self, subject: Subject, requests: Sequence[Request]) -> tuple[int, int]:
-        """Deletes copies, parses, what a teacher said, what was answered; how many objects and rows."""
+    async def _purge(self, subject: Subject, requests: Sequence[Request], said: Sequence[bytes]) -> tuple[int, int]:
+        """Deletes copies, parses, what a teacher said, what was answered to a user or quotes it; how many objects and rows."""
         ids = [request.request_id for request in requests]
         rows = len(await self._pool.fetch("DELETE FROM teacher_units WHERE key_owner = $1 RETURNING 1", subject.owner))
+        rows += len(await self._pool.fetch(QUOTES, [one.decode() for one in said]))
         for sql in ANSWERS:
             rows += len(await self._pool.fetch(sql, ids))
         objects = []
@@ -310,7 +312,8 @@ def _milliseconds(at: datetime | None) -> int:
 
 def _delete_records(broker: str, last: dict[TopicPartition, int]) -> None:
     """Deletes the records up to and with `last`. Raises Transient where the broker does not."""
-    asked = admin_client(broker).delete_records([confluent_kafka.TopicPartition(place.topic, place.partition, offset + 1) for place, offset in last.items()])
+    admin = admin_client(broker)  # what it promised never comes when it is gone
+    asked = admin.delete_records([confluent_kafka.TopicPartition(place.topic, place.partition, offset + 1) for place, offset in last.items()])
     try:
         for done in asked.values():
             done.result(30)

@@ -100,6 +100,6 @@ class PostgresKeys:
 
     async def destroy(self, owner: str) -> None:
         await self._pool.execute(
-            "INSERT INTO keys (owner, secret) VALUES ($1, NULL) ON CONFLICT (owner) DO UPDATE SET secret = NULL, destroyed_at = now()", owner
+            "INSERT INTO keys (owner, secret) VALUES ($1, NULL) ON CONFLICT (owner) DO UPDATE SET secret = NULL, destroyed_at = coalesce(keys.destroyed_at, now())", owner
         )
         self._held.pop(owner, None)
