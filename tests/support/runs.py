@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from aiokafka import TopicPartition
 
 from loom.embedded.kafka import EmbeddedKafka
@@ -43,6 +44,7 @@ def small_project(steps: int) -> Project:
 def child_with_little_memory(spec: RunSpec, connection: Any) -> None:
     """A run's process that gets 400 MiB and no more, until half as many rows are in memory at once."""
     if not spec.halvings:
+        torch.ones(512, 512) @ torch.ones(512, 512)  # OpenMP starts its threads: where it can't, libgomp ends the process without a word
         most = psutil.Process().memory_info().vms + (400 << 20)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     child(spec, connection)
