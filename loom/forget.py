@@ -35,7 +35,7 @@ from schemas.codec import Codec
 from schemas.events import AdapterAction, AdapterCommand, AdapterEvent, AdapterEventKind, Request, RunStatus, TrainingRun
 from schemas.topics import ADAPTERS, BASE, CPT, DOCUMENTS, REQUESTS, TRAINING_RUNS
 from streams.context import document_owner, user_owner
-from trainers.fleet import OPEN, AdapterState, Fleet
+from trainers.fleet import OPEN
 
 log = structlog.get_logger()
 INTAKE_GROUP = "chunk"
@@ -203,7 +203,7 @@ class Forgetting:
         """Taints every version that learned from it, and is not yet; all that are."""
         fleet, learned = await self._client.fleet(), await self._learned(own)
         for name, number in learned:
-            if number not in _state(fleet, name).tainted:
+            if number not in fleet.states[name].tainted:
                 await self._command(AdapterAction.TAINT, name, digest("taint", name, number, subject.owner), version=number, reason=f"learned from {subject.owner}, which was forgotten")
         return learned
 
@@ -220,13 +220,13 @@ class Forgetting:
         destroyed = await self._pool.fetchval("SELECT destroyed_at FROM keys WHERE owner = $1", subject.owner)
         last = max([_milliseconds(destroyed), *(times[one] for one in tainted)])
         cancelled = []
-        for run in [run for state in (fleet.base, *fleet.adapters.values()) for run in state.runs.values() if run.status in OPEN]:
+        for run in [run for state in fleet.states.values() for run in state.runs.values() if run.status in OPEN]:
             has_read_it = run.adapter in touched or (BASE, run.base_epoch) in tainted
             if not has_read_it or started.get(run.run_id, last) >= last:
                 continue
             if await self._is_granted(AdapterAction.CANCEL, run.adapter, digest("cancel", run.run_id), run_id=run.run_id, reason="it has read what is forgotten now"):
                 cancelled.append(run.run_id)
-                if (BASE, run.base_epoch) not in tainted and not _state(fleet, run.adapter).is_to_replace(_serving_of(fleet, run.adapter)):  # else the coordinator makes another by itself
+                if (BASE, run.base_epoch) not in tainted and not fleet.states[run.adapter].is_to_replace(fleet.serving(run.adapter)):  # else the coordinator makes another by itself
                     await self._is_granted(AdapterAction.TRAIN, run.adapter, digest("train", run.run_id))
         return cancelled
 
@@ -262,7 +262,7 @@ class Forgetting:
         end = time.monotonic() + wait_seconds
         while True:
             fleet = await self._client.fleet()
-            serving = [(name, at) for name in (BASE, *fleet.adapters) if (at := _serving_of(fleet, name)) in _state(fleet, name).tainted]
+            serving = [(name, at) for name in fleet.states if (at := fleet.serving(name)) in fleet.states[name].tainted]
             if not serving or time.monotonic() >= end:
                 return serving
             await asyncio.sleep(POLL_SECONDS)
@@ -291,15 +291,6 @@ class Forgetting:
 
 def _copies(doc_id: str) -> str:
     return f"documents/{digest(doc_id)}"
-
-
-def _state(fleet: Fleet, name: str) -> AdapterState:
-    return fleet.base if name == BASE else fleet.adapters[name]
-
-
-def _serving_of(fleet: Fleet, name: str) -> int:
-    """The version of an adapter that answers, or the base epoch that serves; 0 where there is none."""
-    return (fleet.epoch.epoch if fleet.epoch else 0) if name == BASE else fleet.adapters[name].live
 
 
 def _names(found: Iterable[Name]) -> tuple[str, ...]:

@@ -120,7 +120,7 @@ class Lineage:
 
     def __init__(self, fleet: Fleet, objects: Objects, known: Provenance) -> None:
         self._objects, self._known = objects, known
-        self._versions = {(name, number): version for name, state in ((BASE, fleet.base), *fleet.adapters.items()) for number, version in state.versions.items()}
+        self._versions = {(name, number): version for name, state in fleet.states.items() for number, version in state.versions.items()}
         self._live = {(name, state.live) for name, state in fleet.adapters.items()} | ({(BASE, fleet.epoch.epoch)} if fleet.epoch else set())
         self._names = {version.engine_name: name for name, version in self._versions.items()}
         self._manifests: dict[Name, Mapping[str, Any]] = {}

@@ -28,7 +28,7 @@ async def manifest_of(version: AdapterVersion, objects: Objects) -> Mapping[str,
 
 def version_in(fleet: Fleet, name: str, number: int | None) -> AdapterVersion:
     """The version of an adapter, or of the base. Raises SettingsError where the registry has none."""
-    state = fleet.base if name == BASE else fleet.adapters.get(name)
+    state = fleet.states.get(name)
     found = state.versions.get(number) if state and number is not None else None
     if found is None:
         raise SettingsError(f"no version {name}@{number}: `loom adapters` lists them")
@@ -51,7 +51,7 @@ async def run_of(fleet: Fleet, name: str, number: int | None, settings: Settings
         SettingsError: the registry does not have the version.
     """
     version = version_in(fleet, name, number)
-    state = fleet.base if name == BASE else fleet.adapters[name]
+    state = fleet.states[name]
     if version.version in state.tainted:
         raise SettingsError(f"{name}@{number} can't be made again: it {state.tainted[version.version]}")
     objects = Objects(settings.objects_url)

@@ -86,7 +86,7 @@ def _unknown(fleet: Fleet, command: AdapterCommand) -> AdapterEvent:
 
 
 def _state(fleet: Fleet, command: AdapterCommand) -> AdapterState:
-    state = fleet.base if command.adapter == BASE else fleet.adapters.get(command.adapter)
+    state = fleet.states.get(command.adapter)
     if state is None:
         raise _Refusal(f"no adapter {command.adapter} is declared: {', '.join(fleet.adapters)}")
     return state

@@ -179,6 +179,15 @@ class Fleet:
     def __post_init__(self) -> None:
         self.adapters = {name: AdapterState() for name in self.project.adapters}
 
+    @property
+    def states(self) -> dict[str, AdapterState]:
+        """The base and every declared adapter, by name."""
+        return {BASE: self.base, **self.adapters}
+
+    def serving(self, name: str) -> int:
+        """The version of an adapter that answers, or the base epoch that serves; 0 where there is none."""
+        return (self.epoch.epoch if self.epoch else 0) if name == BASE else self.adapters[name].live
+
     def apply_example(self, record: DatasetRecord, dataset: str, partition: Partition, offset: int, written: float, now: float) -> None:
         """A record of `dataset` at `offset`, with when it was written; times in seconds of the clock that `decide` has."""
         state = self._state(BASE if record.adapter == CPT else record.adapter)
@@ -202,7 +211,7 @@ class Fleet:
 
     def stir(self, now: float) -> None:
         """Examples are on their way: nothing is quiet at `now`."""
-        for state in (self.base, *self.adapters.values()):
+        for state in self.states.values():
             state.last_change = now
 
     def apply_run(self, run: TrainingRun) -> None:

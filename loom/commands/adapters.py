@@ -48,7 +48,7 @@ def show(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], as_
     name, number = version_of(version)
     fleet = fleet_of(connected_settings(project=project, data=data, broker=broker))
     found = version_in(fleet, name, number)
-    state = fleet.base if name == "base" else fleet.adapters[name]
+    state = fleet.states[name]
     row = asdict(found) | {"live": state.live == number, "refused": state.refused.get(number), "tainted": state.tainted.get(number), "run": next((run.status for run in state.runs.values() if run.run_id == found.run_id), None)}
     if as_json:
         typer.echo(json.dumps(row))
