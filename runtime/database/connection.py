@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from runtime.errors import Transient
+from runtime.errors import SettingsError, Transient
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -41,7 +41,7 @@ async def _connect(*where: Any, **how: Any) -> asyncpg.Connection:
 
 
 def migrate(url: str) -> None:
-    """Brings the tables to the newest migration; two at once are harmless (an advisory lock)."""
+    """Brings the tables to the newest migration; two at once are harmless (an advisory lock). Raises SettingsError where they are of a newer version than this one."""
     asyncio.run(_migrate(url))
 
 
@@ -59,9 +59,13 @@ async def _migrate(url: str) -> None:
 def _upgrade(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(713705)")
     config = Config()
     config.set_main_option("script_location", str(FOLDER))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise SettingsError(f"the database's tables are of another version of loraloom, a newer one most likely ({error}): use that version, or name another database or data folder") from error

@@ -16,6 +16,7 @@ from loom.embedded.postgres import EmbeddedPostgres
 from loom.projection import Projection
 from runtime.database import connect, migrate
 from runtime.dead_letters import letter_of
+from runtime.errors import SettingsError
 from runtime.kafka import Outgoing, Record, apply_topics
 from runtime.project import load_project
 from schemas.codec import Codec
@@ -103,3 +104,17 @@ async def test_a_lost_database_comes_back_from_the_topics_and_a_record_read_twic
     assert [(r[1], r[-1]) for r in kept[0]["adapter_versions"]] == [(1, "learned from what was forgotten"), (2, None)]
     assert [r[:2] for r in kept[0]["adapter_aliases"]] == [("tool", 2)]
     assert {table: len(rows) for table, rows in kept[0].items() if table != "projection_offsets"} == dict.fromkeys(TABLES[:-1], 1) | {"adapter_versions": 2, "record_places": 2}
+
+
+@pytest.mark.asyncio
+async def test_tables_of_a_newer_version_are_refused_with_a_word(postgres: EmbeddedPostgres) -> None:
+    server = await connect(postgres.url, size=1)
+    await server.execute("CREATE DATABASE newer")
+    await server.close()
+    url = postgres.url.replace("/postgres?", "/newer?")
+    await asyncio.to_thread(migrate, url)
+    pool = await connect(url, size=1)
+    await pool.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(SettingsError, match=r"of another version of loraloom.*9999.*name another database"):
+        await asyncio.to_thread(migrate, url)
+    await pool.close()
