@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,8 +70,8 @@ def fleet_of(settings: Any) -> Any:
     return asyncio.run(run())
 
 
-def print_rows(sql: str, columns: list[str], as_json: bool, project: Path | None, data: Path | None, database: str | None) -> None:
-    """Prints rows of the projection."""
+def print_rows(sql: str, columns: list[str], as_json: bool, project: Path | None, data: Path | None, database: str | None, cells: Callable[[dict[str, Any]], Sequence[Any]] | None = None) -> None:
+    """Prints rows of the projection; for people, `cells` of each, where they are not its values."""
     from rich.console import Console
     from rich.table import Table
 
@@ -90,7 +91,7 @@ def print_rows(sql: str, columns: list[str], as_json: bool, project: Path | None
         return
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(_cell(row[name]) for name in columns))
+        table.add_row(*map(_cell, cells(row) if cells else [row[name] for name in columns]))
     Console().print(table)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +12,10 @@ import typer
 from loom.commands.adapters import Reason, send
 from loom.commands.common import AsJson, Broker, Data, Database, Project, client_of, connected_settings, fleet_of, print_rows
 
-COLUMNS = ["run_id", "adapter", "version", "trigger", "status", "step", "steps", "loss", "tokens_per_second", "seconds_left", "memory_bytes", "reason"]
+FIELDS = ["run_id", "adapter", "version", "trigger", "status", "step", "steps", "loss", "tokens_per_second", "seconds_left", "memory_bytes", "reason"]
 EVERY = "SELECT run_id, adapter, version, trigger, status, step, steps, loss, tokens_per_second, seconds_left, memory_bytes, reason FROM runs ORDER BY recorded_at"
+COLUMNS = ["run", "makes", "trigger", "status", "how it goes"]
+ID_SHOWN = 8
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Its id, or the start of it.")]
 
 
@@ -24,7 +27,7 @@ def runs(context: typer.Context, as_json: AsJson = False, project: Project = Non
     Example: loom runs
     """
     if context.invoked_subcommand is None:
-        print_rows(EVERY, COLUMNS, as_json, project, data, database)
+        print_rows(EVERY, COLUMNS, as_json, project, data, database, _cells)
 
 
 def start(adapter: Annotated[str, typer.Argument(help="An adapter, or base.")], as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
@@ -73,14 +76,22 @@ def watch(run: Run, as_json: AsJson = False, project: Project = None, data: Data
 
 
 def _say(moment: Any, as_json: bool) -> None:
-    row = {name: getattr(moment, name) for name in COLUMNS}
-    if as_json:
-        typer.echo(json.dumps(row))
-        return
-    words = [f"{moment.adapter}@{moment.version} {moment.status}"]
-    if moment.step is not None:
-        words.append(f"step {moment.step} of {moment.steps}, loss {moment.loss:.3f}, {moment.tokens_per_second:,.0f} tokens/s, {moment.seconds_left:.0f} s left, {moment.memory_bytes / 2**30:.1f} GiB")
-    typer.echo(": ".join([*words, *([moment.reason] if moment.reason else [])]))
+    row = {name: getattr(moment, name) for name in FIELDS}
+    typer.echo(json.dumps(row) if as_json else ": ".join([f"{moment.adapter}@{moment.version} {moment.status}", *_progress(row)]))
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """A run as a row of the table, which has COLUMNS."""
+    return [row["run_id"][:ID_SHOWN], f"{row['adapter']}@{row['version']}", row["trigger"], row["status"], row["reason"] or ": ".join(_progress(row))]
+
+
+def _progress(row: Mapping[str, Any]) -> list[str]:
+    """How far a run is, and what was said of it last, where it is known."""
+    words = []
+    if row["step"] is not None and row["tokens_per_second"] is not None:
+        left = "" if row["seconds_left"] is None else f", {row['seconds_left']:.0f} s left"
+        words.append(f"step {row['step']} of {row['steps']}, loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s{left}, {row['memory_bytes'] / 2**30:.1f} GiB")
+    return words + [row["reason"]] * bool(row["reason"])
 
 
 def _find(start_of_id: str, settings: Any) -> Any:
