@@ -16,6 +16,7 @@ from runtime.tasks.prompt import load_tokenizer
 from trainers.base_model import load_model, with_adapter
 from trainers.checkpoints import FOLDER, is_kept, keep, saver, train_on
 from trainers.order import tokens_of_steps, training_order
+from trainers.packing import IGNORED, packed
 from trainers.precision import is_bfloat16_faster
 from trainers.progress import Report, reporter
 
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 WIDTH_TOKENS = 32
-"""Rows are as wide as a multiple of this: oneDNN makes its kernels anew for each width that it has not seen."""
+"""Where rows are padded, they are as wide as a multiple of this: kernels are made anew for each width."""
 Tokens = tuple[list[int], list[int]]
-IGNORED = -100
 MAX_CPU_ROWS = 8
 """At once on a CPU: 16 took 0.4 GB more at the same speed (benchmarks.md); gradients are accumulated to the recipe's batch."""
 
@@ -51,10 +51,11 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
             base = model.get_base_model()
-            targets = inputs["labels"][:, 1:]
+            inputs = dict(inputs)
+            targets = inputs.pop("labels")[:, 1:]
             learnt = targets != IGNORED
             with self.accelerator.autocast():  # accelerate wraps the forward of the whole model alone
-                hidden = base.base_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state[:, :-1]
+                hidden = base.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1]
             logits = torch.nn.functional.linear(hidden[learnt].float(), base.get_output_embeddings().weight.float())  # as many rows as are learnt: another number each time
             return torch.nn.functional.cross_entropy(logits, targets[learnt], reduction="sum") / (num_items_in_batch or learnt.sum())
 
@@ -68,10 +69,13 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
         packing=False, pad_to_multiple_of=WIDTH_TOKENS,
     )  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = CompletionLoss(
-        model=with_adapter(base, start, is_trainable=True) if start else load_model(base), args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=None if start else lora, callbacks=[reporter(report, tokens_of_steps(order, lengths, recipe.batch_size)), saver()],
-    )  # fmt: skip
-    trained = train_on(trainer, folder)
+    model = with_adapter(base, start, is_trainable=True) if start else load_model(base)
+    with packed(model.get_base_model() if isinstance(model, PeftModel) else model) as collate:
+        trainer = CompletionLoss(
+            model=model, args=arguments, data_collator=collate, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=None if start else lora,
+            callbacks=[reporter(report, tokens_of_steps(order, lengths, recipe.batch_size)), saver()],
+        )  # fmt: skip
+        trained = train_on(trainer, folder)
     assert isinstance(trained, PeftModel)
     keep(trained, folder)
     return trained
