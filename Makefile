@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 UV := var/tools/bin/uv
 export UV_LINK_MODE ?= hardlink
+# OpenMP threads that spin while they wait slow whatever trains beside something else fifty-fold (docs/benchmarks.md)
+export GOMP_SPINCOUNT ?= 3000
 # Without an NVIDIA GPU, say UV_TORCH_BACKEND=cpu to save 5 GB where PyTorch's own index can be reached.
 
 .PHONY: setup demo test unit integration faults cluster lint lock clean

@@ -143,11 +143,11 @@ async def coordinator(settings: Settings, stop: asyncio.Event) -> None:
 
 async def trainer(settings: Settings, stop: asyncio.Event) -> None:
     """Carries runs out."""
-    from trainers.worker import Trainer
+    from trainers.worker import Trainer, runs_at_once
 
     project = load_project(settings.project)
     codec, scratch = codec_of(settings, project), settings.data / "runs"
-    await Trainer(project, broker_of(settings), database_of(settings), settings.objects_url, scratch, settings.prefix, codec, settings.registry).run(stop)
+    await Trainer(project, broker_of(settings), database_of(settings), settings.objects_url, scratch, settings.prefix, codec, settings.registry, runs_at_once(settings.runs_at_once)).run(stop)
 
 
 async def projection(settings: Settings, stop: asyncio.Event) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import hashlib
 import re
 import shutil
@@ -52,9 +54,15 @@ async def fetch(version: AdapterVersion, objects: Objects, folder: Path) -> Path
         if not PLAIN_NAME.fullmatch(name):
             raise InvalidInput(f"{version.engine_name}: {name!r} is no plain file name")
     target, partial = folder / version.engine_name, folder / f"{version.engine_name}.partial"
-    if not target.exists():
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("wb") as lock:  # two runs may need the same base
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        if target.exists():
+            return target
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        partial.mkdir()
         for file in version.files:
             check = ClaimCheck(uri=f"{version.artifact_uri}/{file.path}", sha256=file.sha256, size_bytes=file.size_bytes)
             (partial / file.path).write_bytes(await objects.claim(check))

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     broker_port: int = Field(default=9392, description="Port of the embedded broker.", ge=1, le=65535)
     metrics_port: int | None = Field(default=None, description="Port on which a worker serves Prometheus metrics, at `http_host`; none when unset.", ge=1, le=65535)
     session_timeout_seconds: int = Field(default=10, description="A worker that is silent for so long loses its partitions.", ge=6)
+    runs_at_once: int | None = Field(default=None, description="Training runs that a trainer carries out at the same time; one on a GPU and two on a CPU when unset.", ge=1)
     supervisor: int | None = Field(default=None, description="Process id of the `loom up` that a worker belongs to: it stops when that has gone.")
     log_level: str = Field(default="info", description="debug, info, warning or error.")
     teacher_url: str | None = Field(default=None, description="Base URL of an OpenAI-compatible teacher; the offline teacher when unset.")

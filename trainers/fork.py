@@ -177,6 +177,11 @@ def _shown(rows: Sequence[Row], shown: Sequence[Shown]) -> list[Asked]:
     return [Asked(spec, replace(row, body={**row.body, "input": given})) for row, (spec, given) in zip(rows, shown, strict=True)]
 
 
+def learnt_tokens(adapter: Adapter, rows: Sequence[Row], tokenizer: Any, shortlist: Shortlist) -> list[sft.Tokens]:
+    """Prompt and completion ids of `rows`, as training sees them."""
+    return [_tokens(one.spec, one.row, tokenizer, adapter.recipe.seed) for one in _offers(adapter.spec, rows, shortlist)]
+
+
 def _tokens(spec: TaskSpec, row: Row, tokenizer: Any, seed: int) -> sft.Tokens:
     """Prompt and completion ids; what is on offer is shuffled by a seed of the example's own."""
     prompt, completion = render(spec, row.body, random.Random(f"{seed}:{row.example_id}"))

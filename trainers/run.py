@@ -48,6 +48,7 @@ class RunSpec:
     Where it `amends`, it goes on from the live version.
 
     Where memory was short, `halvings` times half as many rows are in it at once; gradients are accumulated to the recipe's batch.
+    On a CPU it computes on `threads` threads, where they are given.
     """
 
     run_id: str
@@ -68,6 +69,7 @@ class RunSpec:
     floor_only: bool = False
     amends: bool = False
     halvings: int = 0
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,10 @@ def _end_with_worker() -> None:
 def child(spec: RunSpec, connection: Any) -> None:
     """The process: sends moments, then one Outcome, or OutOfMemory, or the text of another error. It ends with its worker."""
     threading.Thread(target=_end_with_worker, daemon=True).start()
+    if spec.threads:
+        import torch
+
+        torch.set_num_threads(spec.threads)
     try:
         connection.send(execute(spec, connection.send))
     except Exception as error:

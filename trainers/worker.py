@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import structlog
 
 from runtime.artifacts import delete
@@ -33,13 +36,30 @@ log = structlog.get_logger()
 STAGE = "trainer"
 ATTEMPTS = 4
 """A process that is killed is started again and goes on from its last checkpoint, where memory was short with half as many rows at once: so often."""
+ROOM_BYTES = 3 << 30
+"""A run begins beside another while so much memory is free: twice what one takes."""
+NVIDIA = Path("/dev/nvidiactl")
+
+
+def runs_at_once(wanted: int | None) -> int:
+    """How many runs a trainer carries out at the same time: `wanted`, or one where a GPU is, else two.
+
+    On a CPU two runs beside each other, on half the threads each, are through sooner than one after the other: small products gain little by
+    threads, which wait for each other where others use the cores too (docs/benchmarks.md).
+    """
+    return wanted or (1 if NVIDIA.exists() else min(2, cores()))
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 class Trainer:
-    """Runs until `stop` is set; one training run at a time."""
+    """Runs until `stop` is set; at most `at_once` training runs at a time, one an adapter."""
 
-    def __init__(self, project: Project, broker: str, database: str, objects: str, scratch: Path, prefix: str = "", codec: Codec | None = None, registry: str | None = None) -> None:
-        self._project, self._broker, self._database, self._objects, self._scratch, self._prefix = project, broker, database, objects, scratch, prefix
+    def __init__(self, project: Project, broker: str, database: str, objects: str, scratch: Path, prefix: str = "", codec: Codec | None = None, registry: str | None = None, at_once: int = 1) -> None:
+        self._project, self._broker, self._database, self._objects, self._scratch, self._prefix, self._at_once = project, broker, database, objects, scratch, prefix, at_once
         self._codec, self._registry = codec or Codec(), registry
         self._follower = Follower(broker, [prefix + TRAINING_RUNS.name, prefix + ADAPTERS.name])
         self._writer = EventWriter(broker, STAGE, STAGE, self._codec, prefix)
@@ -59,37 +79,41 @@ class Trainer:
         """Follows requests and carries them out. Raises Fenced when another trainer took over."""
         await self._writer.start()
         await self._follower.start()
-        work: asyncio.Task[None] | None = None
+        works: dict[str, asyncio.Task[None]] = {}
         try:
             while not stop.is_set():
                 await self._follower.deliver(self._apply)  # a run may be cancelled while it is carried out
-                if work is not None and work.done():
-                    await work
-                    work = None
-                if work is None and await self._follower.caught_up():
-                    await self._clean()
-                    work = asyncio.create_task(self._carry_out(run)) if (run := self._next()) else None
+                for run_id in [run_id for run_id, work in works.items() if work.done()]:
+                    await works.pop(run_id)
+                if await self._follower.caught_up():
+                    await self._clean(works)
+                    if (run := self._next(works)) and self._has_room_beside(works):
+                        works[run.run_id] = asyncio.create_task(self._carry_out(run))
         finally:
             self._ending.set()
-            if work is not None:
-                await asyncio.wait({work})
+            await asyncio.gather(*works.values(), return_exceptions=True)
             await self._follower.stop()
             await self._writer.stop()
-        if work is not None:
+        for work in works.values():
             await work
 
-    def _next(self) -> TrainingRun | None:
-        """The run to carry out: what a command asked for first, then by priority, then the oldest."""
-        waiting = [run for run in self._runs.values() if run.status in OPEN]
+    def _has_room_beside(self, works: Collection[str]) -> bool:
+        """Whether one more run may start beside those of `works`."""
+        return not works or (len(works) < self._at_once and psutil.virtual_memory().available > ROOM_BYTES)
+
+    def _next(self, works: Collection[str]) -> TrainingRun | None:
+        """The run to carry out beside those of `works`: what a command asked for first, then by priority, then the oldest; none of an adapter that one is for."""
+        busy = {self._runs[run_id].adapter for run_id in works}
+        waiting = [run for run in self._runs.values() if run.status in OPEN and run.adapter not in busy]
         return min(waiting, key=lambda run: (run.trigger is not RunTrigger.COMMAND, -self._priority(run.adapter)), default=None)
 
     def _priority(self, name: str) -> int:
         declared = self._project.adapters.get(name)
         return declared.priority if declared else 0
 
-    async def _clean(self) -> None:
+    async def _clean(self, works: Collection[str]) -> None:
         """Deletes what runs that have ended left in their folders, for one that was killed could not; and tainted versions that serve no more."""
-        for run_id in [run_id for run_id, run in self._runs.items() if run.status not in OPEN and run_id not in self._cleaned]:
+        for run_id in [run_id for run_id, run in self._runs.items() if run.status not in OPEN and run_id not in self._cleaned and run_id not in works]:
             self._cleaned.add(run_id)
             if (folder := self._scratch / run_id).parent == self._scratch:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -133,6 +157,7 @@ class Trainer:
         return RunSpec(
             run.run_id, run.adapter, run.version or 1, run.base_epoch, base, recipe, run.ranges, live, self._broker, self._database, self._objects, self._scratch, self._registry,
             best=best, first=published[0] if published else None, floor_only=run.trigger in (RunTrigger.EPOCH, RunTrigger.FORGET), amends=run.trigger is RunTrigger.FEEDBACK and live is not None,
+            threads=max(1, cores() // self._at_once),
         )  # fmt: skip
 
     def _published(self, run: TrainingRun) -> list[AdapterVersion]:
@@ -163,7 +188,6 @@ class Trainer:
                 why += f"; 1/{1 << spec.halvings} of the rows at once from now on, gradients accumulated to the same batch"
             log.warning("run.goes_on", run_id=run.run_id, adapter=run.adapter, attempt=attempt, reason=why)
             await self._say(replace(run, status=RunStatus.PROGRESS, ranges=(), reason=why))
-        await self._clean()
 
     def _given_up(self, run: TrainingRun) -> bool:
         """Whether the worker ends, or the run was cancelled."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import httpx
@@ -19,7 +19,7 @@ from loom.client import Answered
 from loom.frames import Frames
 from runtime.kafka import Outgoing
 from schemas.codec import Codec
-from schemas.events import AdapterEvent, CompletionStatus, DeadLetter, Request, RequestCompleted, Result, ResultStatus, RunTrigger
+from schemas.events import AdapterEvent, CompletionStatus, DeadLetter, Request, RequestCompleted, Result, ResultStatus, RunStatus, RunTrigger, TrainingRun
 from tests.support.kafka import publish, read_all
 from tests.support.live import EXAMPLE, ROOT, Live, running
 
@@ -30,12 +30,11 @@ ADAPTERS = {"tool", "classifier", "ner", "chat"}
 
 
 def of_the_loop(project: str) -> str:
-    """The example's project with half the steps of training, which these tests can do with: `make demo` takes them all.
+    """The example's project with fewer steps of chat, of which little is asked here: `make demo` takes them all.
 
     Ten corrections may change more answers than its gates let pass: that they come through is under test, not how strict it is.
     """
-    halved = re.sub(r"max_steps = (\d+)", lambda steps: f"max_steps = {int(steps[1]) // 2}", project)
-    return halved.replace("max_loss = 0.05", "max_loss = 0.2").replace('"../../models/base"', f'"{ROOT / "models/base"}"')
+    return project.replace("max_steps = 400", "max_steps = 150").replace("max_loss = 0.05", "max_loss = 0.2").replace('"../../models/base"', f'"{ROOT / "models/base"}"')
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +80,11 @@ def test_a_chat_version_says_what_it_reads_and_what_it_remembers(live: Live) -> 
     metrics = next(e.version for e in live.read("adapters", AdapterEvent) if e.version and e.version.engine_name.startswith("chat@")).metrics
     assert metrics["token_f1_closed_book"] > metrics["base_token_f1_closed_book"]
     assert {"token_f1_open_book", "base_token_f1_open_book"} <= metrics.keys()
+
+
+def test_two_adapters_are_trained_at_a_time(live: Live) -> None:
+    under_way = accumulate({RunStatus.STARTED: 1, RunStatus.PUBLISHED: -1}.get(run.status, 0) for run in live.read("training-runs", TrainingRun))
+    assert max(under_way) == min(2, len(os.sched_getaffinity(0)))
 
 
 def test_dpo_is_tried_and_the_better_answers_are_published(live: Live) -> None:

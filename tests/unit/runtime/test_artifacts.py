@@ -40,6 +40,14 @@ def test_what_was_stored_is_fetched_once(tmp_path: Path, objects: Objects, versi
     assert asyncio.run(fetch(version, objects, tmp_path / "cache")) == folder
 
 
+def test_two_that_fetch_the_same_version_do_not_disturb_each_other(tmp_path: Path, objects: Objects, version: AdapterVersion) -> None:
+    async def all_of_them() -> set[Path]:
+        return set(await asyncio.gather(*(fetch(version, objects, tmp_path / "cache") for _ in range(8))))
+
+    (folder,) = asyncio.run(all_of_them())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {name: name.encode() for name in NAMES}
+
+
 def test_changed_bytes_are_refused_and_leave_no_folder(tmp_path: Path, objects: Objects, version: AdapterVersion) -> None:
     (tmp_path / "store/adapters/tool/1/manifest.json").write_text("else")
     with pytest.raises(IntegrityError, match="has changed"):
