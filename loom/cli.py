@@ -28,7 +28,7 @@ for command in (
     app.command()(command)
 app.add_typer(_group(alone=adapters.adapters, show=adapters.show, promote=adapters.promote, rollback=adapters.rollback, retire=adapters.retire, diff=adapters.diff), name="adapters")
 app.add_typer(_group(alone=runs.runs, start=runs.start, cancel=runs.cancel, watch=runs.watch), name="runs")
-app.add_typer(_group("Benchmarks.", quality=bench.quality, router=bench.router, dedup=bench.dedup, parse=bench.parse, streams=bench.streams, pipeline=bench.pipeline), name="bench")
+app.add_typer(_group("Benchmarks.", quality=bench.quality, router=bench.router, dedup=bench.dedup, parse=bench.parse, streams=bench.streams, train=bench.train, pipeline=bench.pipeline), name="bench")
 app.add_typer(_group("The topic catalogue.", apply=declared.apply), name="topics")
 app.add_typer(_group("Records that could not be processed.", list=dlq.list_, show=dlq.show), name="dlq")
 

@@ -104,6 +104,28 @@ def parse(
     show("parse", parse_rows(documents, quick), json_file)
 
 
+def train(
+    data: Annotated[Path, typer.Option("--data", help="Frames (.toml), or JSON lines as `loom label` takes them.")],
+    adapter: Annotated[str, typer.Option("--adapter", help="A declared adapter that the rows are for.")] = "tool",
+    project: Project = None,
+    quick: Quick = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Train an adapter with our SFT and with TRL's own defaults to the same held-out loss, by turns, each at its best rate.
+
+    Example: loom bench train --data examples/pebblewire/frames.toml --project examples/pebblewire/loom.toml --quick
+    """
+    from loom.bench.compare import show
+    from loom.bench.train import train_rows
+    from runtime.errors import SettingsError
+    from runtime.project import load_project
+
+    declared = load_project(settings_of(project=project).project)
+    if adapter not in declared.adapters:
+        raise SettingsError(f"no adapter {adapter!r} is declared: one of {', '.join(declared.adapters)}")
+    show("train", train_rows(data, declared.adapters[adapter], adapter, declared.base_folder, quick), json_file)
+
+
 def streams(quick: Quick = False, json_file: JsonFile = None) -> None:
     """Send records through a worker on a Kafka of its own: how many a second, beside Faust and aiokafka alone.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from loom.bench import train
 from loom.bench.dedup import accuracy, editions, judged, shares, store
 from runtime.errors import SettingsError
+from runtime.project import load_project
 from streams.cut import token_counter
 from tests.support.pdf import pdf_drawn, words
 
@@ -64,3 +67,25 @@ def test_memory_is_bounded_by_the_pages(tmp_path: Path) -> None:
     told = subprocess.run([sys.executable, "-c", MEMORY, str(ROOT / "models" / "base"), str(tmp_path / "short.pdf"), str(tmp_path / "long.pdf")], cwd=ROOT, capture_output=True, text=True, check=True)
     short, long = map(int, told.stdout.split())
     assert long - short < PAGES * KIB_A_PAGE
+
+
+def test_both_sides_of_the_training_benchmark_learn_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A few steps of each at one rate, so few that neither learns more than the other."""
+    project = load_project(ROOT / "examples/pebblewire/loom.toml")
+    texts = {"POSITIVE": "I love the {}", "NEGATIVE": "the {} is broken again", "NEUTRAL": "where is the {}"}
+    rows = [{"text": text.format(f"thing {i}"), "label": label, "group": f"{label} {i}"} for label, text in texts.items() for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(train, "QUICK_STEPS", 3)
+    monkeypatch.setattr(train, "RATES", (1e-3,))
+    found = {row.what: row for row in train.train_rows(tmp_path / "rows.jsonl", project.adapters["classifier"], "classifier", project.base_folder, quick=True)}
+    loss = found["held-out loss, nats a token"]
+    assert loss.baseline is not None
+    assert loss.ours <= loss.baseline < 5.0
+    assert 3 <= found["steps"].ours < 50
+
+
+def test_a_file_without_held_out_rows_says_so(tmp_path: Path) -> None:
+    project = load_project(ROOT / "examples/pebblewire/loom.toml")
+    (tmp_path / "rows.jsonl").write_text('{"text": "hi", "label": "NEUTRAL"}\n')
+    with pytest.raises(SettingsError, match="examples of classifier to learn from and"):
+        train.tokens_of(tmp_path / "rows.jsonl", project.adapters["classifier"], "classifier", project.base_folder)

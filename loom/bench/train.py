@@ -1,0 +1,146 @@
+"""`loom bench train`: our SFT beside TRL's with its own defaults, on the same examples to the same held-out loss.
+
+Both train a LoRA adapter of the same shape with the same effective batch; each at the rate that serves it best, of the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loom.bench.compare import Row
+from loom.frames import Frames
+from loom.labels import labels_of
+from runtime.encoder import minilm
+from runtime.errors import SettingsError
+from runtime.project import Adapter, Recipe
+from runtime.tasks.prompt import load_tokenizer
+from runtime.tasks.shortlist import Shortlist
+from schemas.events import Label, Split
+from streams.format import split_of
+from trainers import sft
+from trainers.fork import learnt_tokens
+from trainers.snapshot import Row as Example
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+RATES = (1e-3, 2e-3, 4e-3)
+GOAL = 3.0
+ROUNDS, QUICK_ROUNDS = 3, 1
+STEPS, QUICK_STEPS = 150, 40
+SEARCH = 0.4
+"""The share of the steps that a rate is tried for."""
+MORE = 1.2
+"""So many times the steps, where ours have not reached the loss of TRL's."""
+MAX_HELD_OUT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The wall-clock seconds of a training, loading and saving included, and the held-out loss in nats a token."""
+
+    seconds: float
+    loss: float
+
+
+Side = Callable[[float, int], Trained]
+
+
+def train_rows(source: Path, adapter: Adapter, name: str, base: str, quick: bool) -> list[Row]:
+    """Trains on the labels of `source`, frames (.toml) or JSON lines as `loom label` takes them.
+
+    Raises:
+        SettingsError: there is nothing to learn, or nothing to score.
+    """
+    steps, rounds = (QUICK_STEPS, QUICK_ROUNDS) if quick else (STEPS, ROUNDS)
+    learn, held_out = tokens_of(source, adapter, name, base)
+    ours: Side = partial(_trained, partial(_ours, base, learn, adapter.recipe), held_out)
+    theirs: Side = partial(_trained, partial(_trl, base, learn, adapter.recipe), held_out)
+    our_rate, their_rate = _best(ours, steps), _best(theirs, steps)
+    baseline = [theirs(their_rate, steps)]
+    mine, our_steps = [ours(our_rate, steps)], steps
+    while mine[0].loss > baseline[0].loss:
+        our_steps = math.ceil(MORE * our_steps)
+        mine = [ours(our_rate, our_steps)]
+    for _ in range(1, rounds):
+        baseline.append(theirs(their_rate, steps))
+        mine.append(ours(our_rate, our_steps))
+    return [
+        Row.of("trainings an hour to the same held-out loss", "1/h", [3600 / one.seconds for one in mine], [3600 / one.seconds for one in baseline], GOAL),
+        Row.of("held-out loss, nats a token", "", [one.loss for one in mine], [one.loss for one in baseline]),
+        Row.of("steps", "", [our_steps], [steps]),
+        Row.of("rate", "", [our_rate], [their_rate]),
+    ]
+
+
+def _best(side: Side, steps: int) -> float:
+    """The rate that gives the lowest held-out loss, each tried for a part of the steps."""
+    return min(RATES, key=lambda rate: side(rate, round(SEARCH * steps)).loss)
+
+
+def tokens_of(source: Path, adapter: Adapter, name: str, base: str) -> tuple[list[sft.Tokens], list[sft.Tokens]]:
+    """Prompt and completion ids of the labels of adapter `name` in `source`: to learn, and held out, apart by their groups as everywhere."""
+    made = Frames(source).labels() if source.suffix == ".toml" else labels_of(source, name, adapter.spec, "")
+    labels = [label for label in made if isinstance(label, Label) and label.adapter == name]
+    rows = [Example(label.example_id, label.group_id or label.example_id, split_of(label.group_id or label.example_id), {"input": json.loads(label.input or "{}"), "output": json.loads(label.output or "{}")}) for label in labels]
+    learn, held_out = ([row for row in rows if row.split is split] for split in (Split.TRAIN, Split.EVALUATION))
+    if not learn or not held_out:
+        raise SettingsError(f"{source} has {len(learn)} examples of {name} to learn from and {len(held_out)} held out, by their groups: both are needed")
+    tokenizer, shortlist = load_tokenizer(base), Shortlist(lambda texts: minilm().encode(texts))
+    return learnt_tokens(adapter, learn, tokenizer, shortlist), learnt_tokens(adapter, held_out, tokenizer, shortlist)[:MAX_HELD_OUT]
+
+
+def _trained(train: Callable[[float, int, Path], PeftModel], held_out: Sequence[sft.Tokens], rate: float, steps: int) -> Trained:
+    with tempfile.TemporaryDirectory(prefix="loom-bench-") as folder:
+        began = time.perf_counter()
+        model = train(rate, steps, Path(folder))
+        return Trained(time.perf_counter() - began, completion_loss(model, held_out))
+
+
+def completion_loss(model: PeftModel, rows: Sequence[sft.Tokens]) -> float:
+    """Mean cross entropy of the completions' tokens, in nats a token, in float32."""
+    import torch
+
+    model.eval().float()
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for prompt, completion in rows:
+            ids = torch.tensor([prompt + completion], device=model.device)
+            logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+            total += float(torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum"))
+            count += len(completion)
+    return total / count
+
+
+def _ours(base: str, rows: Sequence[sft.Tokens], recipe: Recipe, rate: float, steps: int, folder: Path) -> PeftModel:
+    epochs = 1.0 + steps * recipe.batch_size / len(rows)  # the steps decide
+    return sft.train(base, rows, recipe.model_copy(update={"learning_rate": rate, "max_steps": steps, "epochs": epochs}), folder, lambda _: None)
+
+
+def _trl(base: str, rows: Sequence[sft.Tokens], recipe: Recipe, rate: float, steps: int, folder: Path) -> PeftModel:
+    """As TRL trains where nothing is said but what both sides share: the adapter's shape, rate, steps and effective batch."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, PeftModel
+    from trl import SFTConfig, SFTTrainer
+
+    at_once = min(SFTConfig.per_device_train_batch_size, recipe.batch_size)
+    arguments = SFTConfig(
+        output_dir=str(folder), max_steps=steps, learning_rate=rate, gradient_accumulation_steps=recipe.batch_size // at_once, per_device_train_batch_size=at_once,
+        report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
+    columns = {"input_ids": [p + c for p, c in rows], "completion_mask": [[0] * len(p) + [1] * len(c) for p, c in rows]}
+    lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = SFTTrainer(model=base, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora)
+    trainer.train()
+    trainer.save_model(str(folder))
+    assert isinstance(trainer.model, PeftModel)
+    return trainer.model
