@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.errors import SettingsError
 from runtime.ids import canonical_json, digest
 from runtime.tasks.prompt import one_line
 from schemas.events import Label
@@ -44,10 +45,13 @@ class Filled:
 
 
 class Frames:
-    """A file of frames, drawn from with one seed."""
+    """A file of frames, drawn from with one seed. Raises SettingsError where it can't be read."""
 
     def __init__(self, path: Path, seed: int = 0) -> None:
-        self._file: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        try:
+            self._file: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"frames {path} can't be read: {error}") from error
         self._rng = random.Random(seed)
 
     def labels(self, per_tool: int = 130, per_mood: int = 900, entities: int = 900) -> Iterator[Label]:

@@ -23,16 +23,11 @@ def labels_of(path: Path, adapter: str, spec: samples.TaskSpec, licence: str) ->
     Raises:
         SettingsError: the file can't be read.
     """
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    try:
-                        yield label_of(_row(line), adapter, spec, licence)
-                    except ValueError as error:
-                        yield InvalidInput(f"{path}:{number}: {error}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} can't be read: {error}") from error
+    for number, line in numbered_lines(path):
+        try:
+            yield label_of(row_of(line), adapter, spec, licence)
+        except ValueError as error:
+            yield InvalidInput(f"{path}:{number}: {error}")
 
 
 def label_of(row: Mapping[str, Any], adapter: str, spec: samples.TaskSpec, licence: str) -> Label:
@@ -56,8 +51,22 @@ def _answer(task: str, row: Mapping[str, Any]) -> Any:
     return [in_one_line(row["text"], entity) for entity in row[name]] if task == "extract" else row[name]
 
 
-def _row(line: str) -> Mapping[str, Any]:
-    match json.loads(line):
-        case {"text": str()} as row:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of `path` that are not blank, with their numbers from 1. Raises SettingsError where it can't be read."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} can't be read: {error}") from error
+
+
+def row_of(line: str) -> dict[str, Any]:
+    """The object in a line of JSON. Raises ValueError where it is none, or has no `text`."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"no JSON: {error}") from error
+    match row:
+        case {"text": str()}:
             return dict(row)
     raise ValueError('every line is an object with "text"')

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loom.bench.compare import Row
+from loom.labels import numbered_lines, row_of
 from runtime.errors import SettingsError
 
 Z = 1.96
@@ -78,10 +79,8 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
     Of frames only what adapters train on: those that are held out for the gate would be an advantage of the baselines'.
 
     Raises:
-        SettingsError: there is no such file, or a line is no JSON object with `text`.
+        SettingsError: the file can't be read, or a line is no JSON object with `text`.
     """
-    if not path.exists():
-        raise SettingsError(f"no file {path}")
     if path.suffix == ".toml":
         from loom.frames import Frames
         from schemas.events import Split
@@ -90,16 +89,11 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
         labels = (label for label in Frames(path).labels() if split_of(group_of(label)) is Split.TRAIN)
         return [row for label in labels if (row := _row(json.loads(label.input), json.loads(label.output)))]
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path):
         try:
-            row = json.loads(line)
+            rows.append(row_of(line))
         except ValueError as error:
-            raise SettingsError(f"{path}:{number}: no JSON: {error}") from error
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-            raise SettingsError(f'{path}:{number}: every line is an object with "text"')
-        rows.append(row)
+            raise SettingsError(f"{path}:{number}: {error}") from error
     return rows
 
 

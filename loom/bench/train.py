@@ -24,7 +24,7 @@ from runtime.project import Adapter, Recipe
 from runtime.tasks.prompt import load_tokenizer
 from runtime.tasks.shortlist import Shortlist
 from schemas.events import Label, Split
-from streams.format import split_of
+from streams.format import group_of, split_of
 from trainers import sft
 from trainers.fork import learnt_tokens
 from trainers.snapshot import Row as Example
@@ -90,7 +90,7 @@ def tokens_of(source: Path, adapter: Adapter, name: str, base: str) -> tuple[lis
     """Prompt and completion ids of the labels of adapter `name` in `source`: to learn, and held out, apart by their groups as everywhere."""
     made = Frames(source).labels() if source.suffix == ".toml" else labels_of(source, name, adapter.spec, "")
     labels = [label for label in made if isinstance(label, Label) and label.adapter == name]
-    rows = [Example(label.example_id, label.group_id or label.example_id, split_of(label.group_id or label.example_id), {"input": json.loads(label.input or "{}"), "output": json.loads(label.output or "{}")}) for label in labels]
+    rows = [Example(label.example_id, group_of(label), split_of(group_of(label)), {"input": json.loads(label.input or "{}"), "output": json.loads(label.output or "{}")}) for label in labels]
     learn, held_out = ([row for row in rows if row.split is split] for split in (Split.TRAIN, Split.EVALUATION))
     if not learn or not held_out:
         raise SettingsError(f"{source} has {len(learn)} examples of {name} to learn from and {len(held_out)} held out, by their groups: both are needed")

@@ -77,6 +77,12 @@ def test_a_bad_test_file_is_named_with_its_line(tmp_path: Path, content: str, wo
         load_rows(path)
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "frames.toml"])
+def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} can't be read"):
+        load_rows(tmp_path / name)
+
+
 def test_baselines_learn_what_they_can() -> None:
     texts, labels = ["good day", "good food", "bad day", "bad food"] * 3, ["G", "G", "B", "B"] * 3
     assert tfidf(texts, labels, ["so good", "so bad"]) == ["G", "B"]

@@ -1,0 +1,73 @@
+"""`loom plan`: what the declared trainings, and serving, will take."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from loom.commands.common import AsJson, Project, settings_of
+
+SERVED_AT_ONCE = 8
+"""Adapters in one batch, as the engine is started."""
+
+
+def plan(
+    examples: Annotated[int | None, typer.Option("--examples", help="Of each training; else what is declared to start one.", min=1)] = None,
+    tokens: Annotated[int | None, typer.Option("--tokens", help="Of an example on average; else as many as a recipe lets through.", min=1)] = None,
+    tflops: Annotated[float | None, typer.Option("--tflops", help="Of another machine's GPU in bfloat16, dense (H100: 989); else this machine is measured.", min=0.001)] = None,
+    memory_gib: Annotated[float, typer.Option("--memory-gib", help="Of that GPU.", min=1)] = 80.0,
+    project: Project = None,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate the memory and time of trainings and serving.
+
+    Of every training that is declared, on this machine or on a GPU that is elsewhere.
+
+    Example: loom plan --examples 5000 --tokens 120
+    """
+    import torch
+
+    from runtime.project import load_project
+    from trainers import plan as estimate
+    from trainers.sft import MAX_CPU_ROWS, rows_at_once
+    from trainers.worker import cores, runs_at_once
+
+    settings = settings_of(project=project)
+    declared = load_project(settings.project)
+    if tflops is None:
+        torch.set_num_threads(max(1, cores() // runs_at_once(settings.runs_at_once)))
+    machine = estimate.machine_here() if tflops is None else estimate.Machine(int(memory_gib * 2**30), tflops * 1e12, estimate.HALF, is_gpu=True)
+    shape = estimate.shape_of(declared.base_folder)
+    rows: list[dict[str, Any]] = []
+    wanted = [("base", declared.base.cpt.min_examples, declared.base.cpt.recipe)] if declared.base.cpt else []
+    for name, fewest, recipe in [*wanted, *((name, adapter.min_examples, adapter.recipe) for name, adapter in declared.adapters.items())]:
+        at_once = rows_at_once(recipe.batch_size, recipe.batch_size if machine.is_gpu else MAX_CPU_ROWS, 0)
+        rows.append({"training": name, **asdict(estimate.training(shape, recipe, machine, examples or fewest, min(tokens or recipe.max_tokens, recipe.max_tokens), at_once))})
+    rank = max((adapter.recipe.rank for adapter in declared.adapters.values()), default=0)
+    served = estimate.serving(shape, rank, min(SERVED_AT_ONCE, len(declared.adapters)))
+    if as_json:
+        typer.echo(json.dumps({"machine": asdict(machine), "base": asdict(shape), "trainings": rows, "serving": asdict(served)}))
+        return
+    _print(machine, shape, rows, served)
+
+
+def _print(machine: Any, shape: Any, rows: list[dict[str, Any]], served: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("training", "steps", "memory", "time")
+    for row in rows:
+        table.add_row(row["training"], str(row["steps"]), f"{row['memory_bytes'] / 2**30:.1f} GiB", _duration(row["seconds"]))
+    Console().print(table)
+    typer.echo(f"{shape.weights / 1e6:,.1f} million weights; {machine.flops / 1e12:,.2f} TFLOP/s and {machine.memory_bytes / 2**30:.0f} GiB of memory")
+    typer.echo(f"serving: {served.weights_bytes / 2**20:,.0f} MiB for the base, {served.adapters_bytes / 2**20:,.1f} MiB for its adapters, {served.token_bytes / 2**10:,.1f} KiB a token of context")
+    too_large = [row["training"] for row in rows if row["memory_bytes"] > machine.memory_bytes]
+    if too_large:
+        typer.echo(f"{', '.join(too_large)} will not fit: a run halves the rows that are in memory at once until it does, or take a smaller max_tokens")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
