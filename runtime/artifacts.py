@@ -14,9 +14,10 @@ from runtime.errors import InvalidInput
 from runtime.objects import Objects
 from schemas.events import AdapterVersion, ArtifactFile, ClaimCheck
 
-MANIFEST = "manifest.json"
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", MANIFEST)
-"""Just these make an adapter's version; the first are its weights."""
+CARD, MANIFEST = "README.md", "manifest.json"
+"""What a version says of itself: to people, and to programs."""
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+"""Just these make an adapter, beside its card and its manifest; the first are its weights."""
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._-]*")
 
 

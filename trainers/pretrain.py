@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.artifacts import MANIFEST
+from runtime.artifacts import CARD, MANIFEST
 from runtime.project import Cpt
 from runtime.tasks.prompt import load_tokenizer
 from schemas.events import Split
@@ -47,9 +47,9 @@ def make(cpt: Cpt, base: str, rows: Sequence[Row], folder: Path, report: Report,
         if (Path(base) / name).exists():
             shutil.copy(Path(base) / name, folder / name)
     verdict = judge_base(before, after)
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in (CARD, MANIFEST))
     weights = [name for name in names if name.endswith(".safetensors")]
-    files = (*weights, *(name for name in names if name not in weights), MANIFEST)
+    files = (*weights, *(name for name in names if name not in weights))
     metrics = {"perplexity": perplexity(after), "base_perplexity": perplexity(before), "held_out": float(len(held_out))} if held_out else {"held_out": 0.0}
     return Made(files, metrics, verdict)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import stamina
 from aiokafka.errors import KafkaConnectionError
 
-from runtime.artifacts import MANIFEST, base_name, fetch, store
+from runtime.artifacts import CARD, MANIFEST, base_name, fetch, store
 from runtime.database import connect
 from runtime.ids import canonical_json
 from runtime.objects import Objects
@@ -27,6 +27,7 @@ from schemas.events import AdapterVersion, ArtifactFile, OffsetRange
 from schemas.registry import open_codec
 from trainers.artifact import Made
 from trainers.base_model import base_sha256, weights_sha256
+from trainers.card import card
 from trainers.gate import Verdict
 from trainers.memory import is_out_of_memory
 from trainers.progress import Report
@@ -173,12 +174,13 @@ async def _publish(spec: RunSpec, made: Made, base: str, rows: list[Row], folder
         live if spec.amends else None, live, best, first,
     )  # fmt: skip
     (folder / MANIFEST).write_text(manifest.to_json())
+    (folder / CARD).write_text(card(f"{spec.name}@{spec.version}", spec.run_id, base_name(spec.base_epoch, sha256), manifest, made, rows), encoding="utf-8")
     config = folder / "adapter_config.json"
     if config.exists():
         config.write_text(canonical_json({**json.loads(config.read_text()), "base_model_name_or_path": base_name(spec.base_epoch, sha256)}))
     prefix = f"adapters/{spec.name}/{spec.version}-{spec.run_id}"
     objects = Objects(spec.objects)
-    files = await store(objects, prefix, folder, made.files)
+    files = await store(objects, prefix, folder, (*made.files, CARD, MANIFEST))
     weights = weights_sha256({file.path: file.sha256 for file in files}) if isinstance(spec.recipe, Cpt) else files[0].sha256
     return Outcome(f"{spec.name}@{spec.version}-{weights[:8]}", f"{objects.url}/{prefix}", files, files[-1].sha256, made.metrics, made.verdict)
 

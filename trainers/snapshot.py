@@ -30,7 +30,7 @@ HELD_OUT_ROOM = 500
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One live record of a snapshot, in plain; `is_pair` is a preference, `teacher_usd` what its teacher took, `is_correction` a user's word."""
+    """One live record of a snapshot, in plain; `is_pair` is a preference, `teacher_usd` what its teacher took, `is_correction` a user's word, `licence` that of its source as upstream gave it."""
 
     example_id: str
     group_id: str
@@ -39,6 +39,7 @@ class Row:
     is_pair: bool = False
     teacher_usd: float = 0.0
     is_correction: bool = False
+    licence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,5 +130,5 @@ async def open_rows(records: Sequence[DatasetRecord], keys: KeyStore) -> list[Ro
         except KeyDestroyed:
             continue
         body = json.loads(unseal(key, record.example_id + ":body", record.body))
-        rows.append(Row(record.example_id, record.group_id, record.split, body, record.task == PREFERENCE, record.teacher_usd or 0.0, record.is_correction))
+        rows.append(Row(record.example_id, record.group_id, record.split, body, record.task == PREFERENCE, record.teacher_usd or 0.0, record.is_correction, record.licence))
     return rows

@@ -77,3 +77,4 @@ class DatasetRecord:
     teacher_usd: float | None = None
     status: RecordStatus
     is_correction: bool = False
+    licence: str | None = None

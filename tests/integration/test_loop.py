@@ -68,6 +68,7 @@ def test_a_version_beats_the_base_and_says_by_how_much(live: Live) -> None:
     versions = [e.version for e in live.read("adapters", AdapterEvent) if e.version]
     assert {v.engine_name.split("@")[0] for v in versions} == ADAPTERS | {"base"}
     for version in versions:
+        assert {"README.md", "manifest.json"} < {file.path for file in version.files}
         metric = next(m for m in version.metrics if f"base_{m}" in version.metrics)
         better = version.metrics[metric] > version.metrics[f"base_{metric}"]
         assert better if metric != "perplexity" else not better

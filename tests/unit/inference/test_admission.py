@@ -33,7 +33,10 @@ def record(folder: Path) -> AdapterVersion:
     return AdapterVersion(version=1, engine_name="tool@1-0123abcd", base_epoch=0, artifact_uri="", files=files, run_id="", recipe_hash="", manifest_sha256="", rank=8, metrics={}, verdict="")
 
 
-def test_a_sound_adapter_is_admitted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_card", [True, False])
+def test_a_sound_adapter_is_admitted(tmp_path: Path, has_card: bool) -> None:
+    if has_card:
+        (tmp_path / "README.md").write_text("# tool@1")
     version = sound(tmp_path)
     check_record(version, 0)
     check_files(version, tmp_path, BASE)
