@@ -32,7 +32,7 @@ task = "classify"
 result = "moods"
 labels = ["KIND_A", "KIND_B"]
 min_examples = 120
-recipe = {{ max_steps = 40, epochs = 20 }}
+recipe = {{ max_steps = 80, epochs = 20 }}
 gate = {{ min_score = 0.2, max_loss = 1.0 }}
 """
 THINGS = ("lamp", "hub", "door", "lock", "plug", "app", "scene", "blind", "mower", "siren", "meter", "valve")
