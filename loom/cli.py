@@ -26,7 +26,7 @@ for command in (
     system.up, system.demo, system.worker, exchange.publish, exchange.label, exchange.ask, exchange.feedback, datasets.snapshot, datasets.diff, datasets.lineage, datasets.replay, forget.forget, state.status, state.doctor, declared.contract, declared.init, plan.plan,
 ):  # fmt: skip
     app.command()(command)
-app.add_typer(_group(alone=adapters.adapters, show=adapters.show, promote=adapters.promote, rollback=adapters.rollback, retire=adapters.retire, diff=adapters.diff), name="adapters")
+app.add_typer(_group(alone=adapters.adapters, show=adapters.show, promote=adapters.promote, rollback=adapters.rollback, retire=adapters.retire, diff=adapters.diff, push=adapters.push), name="adapters")
 app.add_typer(_group(alone=runs.runs, start=runs.start, cancel=runs.cancel, watch=runs.watch), name="runs")
 app.add_typer(_group("Benchmarks.", quality=bench.quality, router=bench.router, dedup=bench.dedup, parse=bench.parse, streams=bench.streams, train=bench.train, pipeline=bench.pipeline), name="bench")
 app.add_typer(_group("The topic catalogue.", apply=declared.apply), name="topics")

@@ -96,6 +96,32 @@ def retire(adapter: str, reason: Reason = None, as_json: AsJson = False, project
     _tell(send("retire", adapter, connected_settings(project=project, data=data, broker=broker), reason=reason), as_json)
 
 
+def push(
+    version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the hub; made where it is not there.")],
+    public: Annotated[bool, typer.Option("--public", help="A repository that is made is for all to see.")] = False,
+    as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None,
+) -> None:  # fmt: skip
+    """Copy a version to a Hugging Face hub.
+
+    Weights, configuration, card and manifest, as one commit; HF_TOKEN and HF_ENDPOINT say who you are, and which hub.
+
+    Example: loom adapters push tool@7 acme/help-desk-tool
+    """
+    from loom.hub import push as copy_to
+    from loom.versions import version_in
+    from runtime.errors import SettingsError
+    from runtime.objects import Objects
+
+    name, number = version_of(version)
+    settings = connected_settings(project=project, data=data, broker=broker)
+    fleet = fleet_of(settings)
+    found = version_in(fleet, name, number)
+    if found.version in fleet.states[name].tainted:
+        raise SettingsError(f"{version} is not handed on: it {fleet.states[name].tainted[found.version]}")
+    address = asyncio.run(copy_to(found, Objects(settings.objects_url), repo, private=not public))
+    typer.echo(json.dumps({"version": version, "commit": address}) if as_json else f"{version} is at {address}")
+
+
 def diff(
     version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], other: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")],
     as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None, database: Database = None,

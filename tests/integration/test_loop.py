@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from loom.client import Answered
@@ -85,7 +86,8 @@ def test_a_chat_version_says_what_it_reads_and_what_it_remembers(live: Live) -> 
 
 def test_two_adapters_are_trained_at_a_time(live: Live) -> None:
     under_way = accumulate({RunStatus.STARTED: 1, RunStatus.PUBLISHED: -1}.get(run.status, 0) for run in live.read("training-runs", TrainingRun))
-    assert max(under_way) == min(2, len(os.sched_getaffinity(0)))
+    has_room = psutil.virtual_memory().total > 12 << 30  # for a second run beside the first
+    assert max(under_way) == (min(2, len(os.sched_getaffinity(0))) if has_room else 1)
 
 
 def test_dpo_is_tried_and_the_better_answers_are_published(live: Live) -> None:
