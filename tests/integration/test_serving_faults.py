@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing.forkserver
 import subprocess
 import sys
 import time
@@ -122,7 +123,14 @@ async def test_a_worker_stops_though_more_requests_wait_for_its_engine_than_it_t
     await asyncio.wait_for(running, 10)
 
 
+@pytest.fixture
+def own_fork_server() -> None:
+    """Python has one fork server a process: that of an earlier test's trainer has not imported what keeps vLLM from spinning."""
+    multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
 @pytest.mark.asyncio
+@pytest.mark.usefixtures("own_fork_server")
 async def test_an_engine_that_starts_can_be_stopped_and_leaves_no_process() -> None:
     def engines() -> set[psutil.Process]:
         """What runs below this process, without the servers that Python's multiprocessing keeps."""
@@ -143,6 +151,7 @@ async def test_an_engine_that_starts_can_be_stopped_and_leaves_no_process() -> N
 
 
 @pytest.mark.asyncio
+@pytest.mark.usefixtures("own_fork_server")
 async def test_an_engine_leaves_the_cores_alone_between_requests_and_a_second_one_starts_at_once() -> None:
     others = set(psutil.Process().children(recursive=True))  # brokers of earlier tests have work of their own
 
