@@ -25,6 +25,7 @@ from schemas.codec import Codec
 from schemas.events import DatasetRecord, Example, ExampleStatus, OffsetRange, Split, TrainingRun
 from schemas.topics import CPT, EXAMPLES, PREFERENCES, TRAINING_RUNS, dataset_topic
 from streams.context import UPSTREAM, USER
+from trainers.card import NO_LICENCE, markdown_table
 from trainers.snapshot import Row, open_rows, read_ranges
 
 VERSION = re.compile(r"^([a-z][a-z0-9-]*)@([1-9]\d*)$")
@@ -189,13 +190,13 @@ def outcome(example: Example) -> str:
 
 def card(manifest: Mapping[str, Any], examples: Sequence[Example]) -> str:
     """The dataset card, with the front matter that the `datasets` library reads. Source: Hugging Face Hub, dataset cards."""
-    licences = Counter(e.licence or "none given" for e in examples)
+    licences = Counter(e.licence or NO_LICENCE for e in examples)
     teachers, documents = Counter(e.teacher for e in examples), Counter(e.doc_id or ("words of users" if e.teacher == USER else "labels of upstream's") for e in examples)
     parts = "\n".join(f"      - split: {f['split']}\n        path: {name}" for name, f in manifest["files"].items())
 
     def rows_of(counts: Mapping[str, int], most: int = 50) -> str:
-        shown = [f"| {name} | {count} |" for name, count in Counter(counts).most_common(most)]
-        return "\n".join(["| | examples |", "| --- | --- |", *shown, *([f"| {len(counts) - most} more | |"] if len(counts) > most else [])])
+        more = {f"{len(counts) - most} more": ""} if len(counts) > most else {}
+        return markdown_table("", "examples", {**dict(Counter(counts).most_common(most)), **more})
 
     return f"""---
 pretty_name: {manifest["dataset"]}

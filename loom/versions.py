@@ -35,6 +35,14 @@ def version_in(fleet: Fleet, name: str, number: int | None) -> AdapterVersion:
     return found
 
 
+def clean_version_in(fleet: Fleet, name: str, number: int | None, what_for: str) -> AdapterVersion:
+    """The version, for what a tainted one can't be used for. Raises SettingsError where it is tainted, or not there."""
+    version = version_in(fleet, name, number)
+    if why := fleet.states[name].tainted.get(version.version):
+        raise SettingsError(f"{name}@{number} can't be {what_for}: it {why}")
+    return version
+
+
 @dataclass(frozen=True, slots=True)
 class PastRun:
     """The run that made a version, with what it was declared and compared with then, and the version's manifest."""
@@ -50,10 +58,8 @@ async def run_of(fleet: Fleet, name: str, number: int | None, settings: Settings
     Raises:
         SettingsError: the registry does not have the version.
     """
-    version = version_in(fleet, name, number)
+    version = clean_version_in(fleet, name, number, "made again")
     state = fleet.states[name]
-    if version.version in state.tainted:
-        raise SettingsError(f"{name}@{number} can't be made again: it {state.tainted[version.version]}")
     objects = Objects(settings.objects_url)
     manifest = await manifest_of(version, objects)
     known = {other.engine_name: other for other in state.versions.values()}

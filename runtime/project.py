@@ -35,6 +35,10 @@ class Recipe(_Table):
     max_tokens: int = Field(default=512, ge=32)
     seed: int = 0
 
+    def steps_of(self, examples: int) -> int:
+        """How many steps a run over so many examples takes."""
+        return min(self.max_steps, max(1, round(self.epochs * examples / self.batch_size)))
+
 
 class Cpt(_Table):
     """Continued pre-training of the base on the documents; adapters wait for its first run to end."""

@@ -12,13 +12,14 @@ from trainers.artifact import Made
 from trainers.snapshot import Manifest, Row
 
 CPT_TAG = "continued-pretraining"
+NO_LICENCE = "none given"
 
 
 def card(name: str, run_id: str, base: str, manifest: Manifest, made: Made, rows: Sequence[Row]) -> str:
     """Of version `name`, such as tool@7, on `base`; `rows` are what it learned from and was judged by. No text of theirs is in it."""
     is_base = manifest.adapter == BASE
-    licences = Counter(row.licence or "none given" for row in rows)
-    known = [licence for licence in licences if licence != "none given"]
+    licences = Counter(row.licence or NO_LICENCE for row in rows)
+    known = [licence for licence in licences if licence != NO_LICENCE]
     counts = {
         "to learn from": sum(row.split is Split.TRAIN and not row.is_pair for row in rows), "pairs of answers": sum(row.split is Split.TRAIN and row.is_pair for row in rows),
         "held out": sum(row.split is Split.EVALUATION for row in rows), "corrections by users": sum(row.is_correction for row in rows), "groups that never part": len({row.group_id for row in rows}),
@@ -37,19 +38,19 @@ tags: [loraloom, {task}{"" if is_base else ", lora"}]
 
 ## Scores
 
-{_table("", "", {name: f"{value:.4g}" for name, value in sorted(made.metrics.items())})}
+{markdown_table("", "", {name: f"{value:.4g}" for name, value in sorted(made.metrics.items())})}
 
 ## Data
 
-{_table("", "examples", counts)}
+{markdown_table("", "examples", counts)}
 
 Their digest is `{manifest.dataset_sha256}`; which they are, and at which offsets, is in `manifest.json`.
 
-{_table("licence, as given", "examples", dict(licences.most_common()))}
+{markdown_table("licence, as given", "examples", dict(licences.most_common()))}
 
 ## Recipe
 
-{_table("", "", _flat(manifest.declaration.get("recipe", {})) | {f"dpo.{name}": value for name, value in _flat(manifest.declaration.get("dpo") or {}).items()})}
+{markdown_table("", "", _flat(manifest.declaration.get("recipe", {})) | {f"dpo.{name}": value for name, value in _flat(manifest.declaration.get("dpo") or {}).items()})}
 """
 
 
@@ -57,5 +58,6 @@ def _flat(declared: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in declared.items() if not isinstance(value, (dict, list))}
 
 
-def _table(left: str, right: str, cells: Mapping[str, Any]) -> str:
-    return "\n".join([f"| {left} | {right} |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells.items())])
+def markdown_table(left: str, right: str, cells: Mapping[str, Any]) -> str:
+    """Markdown of two columns."""
+    return "\n".join("|".join(["", *(f" {cell} " if cell != "" else " " for cell in row), ""]) for row in ((left, right), ("---", "---"), *cells.items()))

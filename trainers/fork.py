@@ -82,12 +82,12 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
     single, paired = ([row for row in rows if row.split is Split.TRAIN and row.is_pair is is_pair] for is_pair in (False, True))
     if amends:
         single, paired = (_corrections_often(part) for part in (single, paired))
-    learnt = _offers(spec, single, shortlist)
-    model = sft.train(base, [_tokens(one.spec, one.row, tokenizer, recipe.seed) for one in learnt], recipe, folder / SFT, report, halvings, start)
+    learnt = offers(spec, single, shortlist)
+    model = sft.train(base, tokens_of(learnt, tokenizer, recipe.seed), recipe, folder / SFT, report, halvings, start)
     candidate, alone = examiner.scores(model), examiner.alone(model)
     serving: Scores | None = None
     metrics: dict[str, float] = {}
-    pairs = [_pair(one.spec, one.row, tokenizer, recipe.seed) for one in _offers(spec, paired, shortlist)]
+    pairs = [_pair(one.spec, one.row, tokenizer, recipe.seed) for one in offers(spec, paired, shortlist)]
     if earlier.live:
         model = with_adapter(base, earlier.live)
         serving = examiner.scores(model)
@@ -160,7 +160,7 @@ def judged_by(adapter: Adapter, rows: Sequence[Row], tokenizer: Any, shortlist: 
     return HeldOut(asked, tuple(sorted(places[one] for one in new)), tuple(sorted(places[one] for one in anchors)))
 
 
-def _offers(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist) -> list[Asked]:
+def offers(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist) -> list[Asked]:
     """Training examples, each with what is on offer in serving, and what its answers name."""
     return _shown(rows, shortlist.narrow(spec, [row.body["input"] for row in rows], [_named(spec, row.body) for row in rows]))
 
@@ -177,15 +177,10 @@ def _shown(rows: Sequence[Row], shown: Sequence[Shown]) -> list[Asked]:
     return [Asked(spec, replace(row, body={**row.body, "input": given})) for row, (spec, given) in zip(rows, shown, strict=True)]
 
 
-def learnt_tokens(adapter: Adapter, rows: Sequence[Row], tokenizer: Any, shortlist: Shortlist) -> list[sft.Tokens]:
-    """Prompt and completion ids of `rows`, as training sees them."""
-    return [_tokens(one.spec, one.row, tokenizer, adapter.recipe.seed) for one in _offers(adapter.spec, rows, shortlist)]
-
-
-def _tokens(spec: TaskSpec, row: Row, tokenizer: Any, seed: int) -> sft.Tokens:
-    """Prompt and completion ids; what is on offer is shuffled by a seed of the example's own."""
-    prompt, completion = render(spec, row.body, random.Random(f"{seed}:{row.example_id}"))
-    return prompt_ids(tokenizer, prompt), completion_ids(tokenizer, completion)
+def tokens_of(learnt: Sequence[Asked], tokenizer: Any, seed: int) -> list[sft.Tokens]:
+    """Prompt and completion ids; what is on offer is shuffled by a seed of each example's own."""
+    rendered = (render(one.spec, one.row.body, random.Random(f"{seed}:{one.row.example_id}")) for one in learnt)
+    return [(prompt_ids(tokenizer, prompt), completion_ids(tokenizer, completion)) for prompt, completion in rendered]
 
 
 def _pair(spec: TaskSpec, row: Row, tokenizer: Any, seed: int) -> dpo.Pair:

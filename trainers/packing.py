@@ -22,10 +22,11 @@ ATTENTION = "loom-packed"
 MULTIPLE = 64
 """Rows are as long as a multiple of this, by a filler that is an example of its own: kernels are made anew for each size."""
 IGNORED = -100
-TOLERANCE = {"torch.float32": 1e-4}
-COARSE_TOLERANCE = 5e-2
+TOLERANCE, COARSE_TOLERANCE = 1e-4, 5e-2
 """In nats a token: the loss of an example in a row may differ so much from its loss alone, in 16 bits more. What sees its neighbours differs by far more."""
+FULL_BYTES = 4
 PROBE = (23, 5, 14)
+"""Lengths of the examples that it is tried on."""
 Collate = Callable[[Sequence[Mapping[str, Sequence[int]]]], dict[str, Any]]
 
 
@@ -75,7 +76,7 @@ def packed(model: PreTrainedModel) -> Iterator[Collate | None]:
     try:
         model.set_attn_implementation(ATTENTION)
         nats = _difference(model, alone)
-        if nats <= TOLERANCE.get(str(model.dtype), COARSE_TOLERANCE):
+        if nats <= (TOLERANCE if model.dtype.itemsize == FULL_BYTES else COARSE_TOLERANCE):
             yield pack
         else:
             log.info("training.padded", difference_nats=nats)

@@ -7,7 +7,6 @@ Counts of operations after Kaplan et al. 2020 (arXiv:2001.08361, table 1); of ac
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +35,6 @@ class Shape:
     inner: int
     heads: int
     kv_width: int
-    vocabulary: int
     weights: int
     linear_weights: int
     lora_weights_a_rank: int
@@ -91,14 +89,14 @@ def shape_of(base: str) -> Shape:
     text: Any = config.get_text_config()
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Shape(
-        text.num_hidden_layers, text.hidden_size, text.intermediate_size, text.num_attention_heads, 2 * text.num_key_value_heads * head_size, text.vocab_size,
+        text.num_hidden_layers, text.hidden_size, text.intermediate_size, text.num_attention_heads, 2 * text.num_key_value_heads * head_size,
         sum(weight.numel() for weight in model.parameters()), sum(module.weight.numel() for module in linear), sum(module.in_features + module.out_features for module in linear),
     )  # fmt: skip
 
 
 def training(shape: Shape, recipe: Recipe, machine: Machine, examples: int, tokens: float, rows: int) -> Training:
     """Of a LoRA adapter, on so many examples of `tokens` tokens each, with `rows` of them in memory at once. Pure."""
-    steps = min(recipe.max_steps, max(1, round(recipe.epochs * examples / recipe.batch_size)))
+    steps = recipe.steps_of(examples)
     lora = recipe.rank * shape.lora_weights_a_rank
     activations = math.ceil(rows * tokens * activation_numbers(shape, recipe.rank, tokens) * machine.bytes_a_number)
     memory = shape.weights * machine.bytes_a_number + lora * ADAM_BYTES + math.ceil(WORKSPACE * activations) + (0 if machine.is_gpu else PROCESS_BYTES)
@@ -128,15 +126,11 @@ def machine_here() -> Machine:
     import psutil
     import torch
 
-    from trainers.precision import is_bfloat16_faster
+    from trainers.precision import is_bfloat16_faster, seconds_of
 
     on_gpu, half = torch.cuda.is_available(), is_bfloat16_faster()
     size = 8192 if on_gpu else 1024
     matrix = torch.ones(size, size, dtype=torch.bfloat16 if half else torch.float32, device="cuda" if on_gpu else "cpu")
-    best = math.inf
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        float((matrix @ matrix)[0, 0])  # a GPU has ended when the number is here
-        best = min(best, time.perf_counter() - began)
+    best = min(seconds_of(matrix, matrix) for _ in range(REPEATS))
     memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().total
     return Machine(memory, 2 * size**3 / best, HALF if on_gpu else FULL, on_gpu)

@@ -21,7 +21,7 @@ from trainers.precision import is_bfloat16_faster
 from trainers.progress import Report, reporter
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
 
 WIDTH_TOKENS = 32
 """Where rows are padded, they are as wide as a multiple of this: kernels are made anew for each width."""
@@ -40,7 +40,7 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
         return with_adapter(base, folder)
     import torch
     from datasets import Dataset
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
     from trl import SFTConfig, SFTTrainer
 
     class CompletionLoss(SFTTrainer):
@@ -59,26 +59,37 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
             logits = torch.nn.functional.linear(hidden[learnt].float(), base.get_output_embeddings().weight.float())  # as many rows as are learnt: another number each time
             return torch.nn.functional.cross_entropy(logits, targets[learnt], reduction="sum") / (num_items_in_batch or learnt.sum())
 
-    fitting = [(prompt, completion) for prompt, completion in rows if len(prompt) + len(completion) <= recipe.max_tokens]
-    columns = {"input_ids": [p + c for p, c in fitting], "labels": [[IGNORED] * len(p) + c for p, c in fitting]}
-    steps = min(recipe.max_steps, max(1, round(recipe.epochs * len(fitting) / recipe.batch_size)))
+    learnt = fitting(rows, recipe)
+    columns = {"input_ids": [p + c for p, c in learnt], "labels": [[IGNORED] * len(p) + c for p, c in learnt]}
+    steps = recipe.steps_of(len(learnt))
     lengths = [len(row) for row in columns["input_ids"]]
     order = training_order(lengths, recipe.batch_size, steps * recipe.batch_size, recipe.seed)
     arguments = SFTConfig(
         **common_arguments(folder, recipe, recipe.batch_size, MAX_CPU_ROWS, halvings), max_steps=steps, learning_rate=recipe.learning_rate, max_length=recipe.max_tokens,
         packing=False, pad_to_multiple_of=WIDTH_TOKENS,
     )  # fmt: skip
-    lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     model = with_adapter(base, start, is_trainable=True) if start else load_model(base)
     with packed(model.get_base_model() if isinstance(model, PeftModel) else model) as collate:
         trainer = CompletionLoss(
-            model=model, args=arguments, data_collator=collate, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=None if start else lora,
+            model=model, args=arguments, data_collator=collate, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=None if start else lora_of(recipe),
             callbacks=[reporter(report, tokens_of_steps(order, lengths, recipe.batch_size)), saver()],
         )  # fmt: skip
         trained = train_on(trainer, folder)
     assert isinstance(trained, PeftModel)
     keep(trained, folder)
     return trained
+
+
+def fitting(rows: Sequence[Tokens], recipe: Recipe) -> list[Tokens]:
+    """Those of `rows` that are not over the recipe's `max_tokens`. Pure."""
+    return [(prompt, completion) for prompt, completion in rows if len(prompt) + len(completion) <= recipe.max_tokens]
+
+
+def lora_of(recipe: Recipe) -> LoraConfig:
+    """The adapter that the recipe declares, for PEFT."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def rows_at_once(batch: int, most: int, halvings: int) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
 import shutil
 from collections.abc import Collection
 from dataclasses import asdict, replace
@@ -22,6 +21,7 @@ from runtime.errors import Transient
 from runtime.event_writer import Entry, EventWriter
 from runtime.follower import Follower
 from runtime.kafka import Record
+from runtime.machine import cores, has_nvidia
 from runtime.objects import Objects
 from runtime.project import Project
 from schemas.codec import Codec
@@ -38,7 +38,6 @@ ATTEMPTS = 4
 """A process that is killed is started again and goes on from its last checkpoint, where memory was short with half as many rows at once: so often."""
 ROOM_BYTES = 3 << 30
 """A run begins beside another while so much memory is free: twice what one takes."""
-NVIDIA = Path("/dev/nvidiactl")
 
 
 def runs_at_once(wanted: int | None) -> int:
@@ -47,12 +46,7 @@ def runs_at_once(wanted: int | None) -> int:
     On a CPU two runs beside each other, on half the threads each, are through sooner than one after the other: small products gain little by
     threads, which wait for each other where others use the cores too (docs/benchmarks.md).
     """
-    return wanted or (1 if NVIDIA.exists() else min(2, cores()))
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return wanted or (1 if has_nvidia() else min(2, cores()))
 
 
 class Trainer:

@@ -23,21 +23,23 @@ import psutil
 
 from inference.engines import Generation
 from runtime.errors import InvalidInput, Transient
+from runtime.machine import has_nvidia
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
 CPU_CACHE_BYTES = 512 << 20
+MAX_LORAS = 8
+"""Adapters in one batch."""
 ENDING_SECONDS = 0.2
-NVIDIA = Path("/dev/nvidiactl")
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
 
 
 class VllmEngine:
     """`max_loras` adapters run in one batch; up to `max_cpu_loras` stay loaded."""
 
-    def __init__(self, base: str, max_loras: int = 8, max_cpu_loras: int = 16, max_rank: int = 16, max_model_len: int = 1024) -> None:
+    def __init__(self, base: str, max_loras: int = MAX_LORAS, max_cpu_loras: int = 16, max_rank: int = 16, max_model_len: int = 1024) -> None:
         self._arguments = {
             "model": base, "enable_lora": True, "max_loras": max_loras, "max_cpu_loras": max_cpu_loras, "max_lora_rank": max_rank,
             "max_model_len": max_model_len, "enforce_eager": True, "disable_log_stats": True, "enable_log_requests": False,
@@ -166,7 +168,7 @@ class VllmEngine:
 
 def _preload() -> None:
     """On a machine without an NVIDIA GPU, starts the server that the engine's processes are forks of: it imports vLLM as this process does."""
-    if not NVIDIA.exists():
+    if not has_nvidia():
         multiprocessing.set_forkserver_preload(["inference.engines.preload"])
         multiprocessing.forkserver.ensure_running()
 

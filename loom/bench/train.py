@@ -25,8 +25,7 @@ from runtime.tasks.prompt import load_tokenizer
 from runtime.tasks.shortlist import Shortlist
 from schemas.events import Label, Split
 from streams.format import group_of, split_of
-from trainers import sft
-from trainers.fork import learnt_tokens
+from trainers import fork, sft
 from trainers.snapshot import Row as Example
 
 if TYPE_CHECKING:
@@ -90,12 +89,16 @@ def tokens_of(source: Path, adapter: Adapter, name: str, base: str) -> tuple[lis
     """Prompt and completion ids of the labels of adapter `name` in `source`: to learn, and held out, apart by their groups as everywhere."""
     made = Frames(source).labels() if source.suffix == ".toml" else labels_of(source, name, adapter.spec, "")
     labels = [label for label in made if isinstance(label, Label) and label.adapter == name]
-    rows = [Example(label.example_id, group_of(label), split_of(group_of(label)), {"input": json.loads(label.input or "{}"), "output": json.loads(label.output or "{}")}) for label in labels]
+    rows = [Example(label.example_id, (group := group_of(label)), split_of(group), {"input": json.loads(label.input), "output": json.loads(label.output)}) for label in labels]
     learn, held_out = ([row for row in rows if row.split is split] for split in (Split.TRAIN, Split.EVALUATION))
     if not learn or not held_out:
         raise SettingsError(f"{source} has {len(learn)} examples of {name} to learn from and {len(held_out)} held out, by their groups: both are needed")
     tokenizer, shortlist = load_tokenizer(base), Shortlist(lambda texts: minilm().encode(texts))
-    return learnt_tokens(adapter, learn, tokenizer, shortlist), learnt_tokens(adapter, held_out, tokenizer, shortlist)[:MAX_HELD_OUT]
+
+    def tokens(part: Sequence[Example]) -> list[sft.Tokens]:
+        return sft.fitting(fork.tokens_of(fork.offers(adapter.spec, part, shortlist), tokenizer, adapter.recipe.seed), adapter.recipe)
+
+    return tokens(learn), tokens(held_out[:MAX_HELD_OUT])
 
 
 def _trained(train: Callable[[float, int, Path], PeftModel], held_out: Sequence[sft.Tokens], rate: float, steps: int) -> Trained:
@@ -129,7 +132,7 @@ def _trl(base: str, rows: Sequence[sft.Tokens], recipe: Recipe, rate: float, ste
     """As TRL trains where nothing is said but what both sides share: the adapter's shape, rate, steps and effective batch."""
     import torch
     from datasets import Dataset
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
     from trl import SFTConfig, SFTTrainer
 
     at_once = min(SFTConfig.per_device_train_batch_size, recipe.batch_size)
@@ -138,8 +141,7 @@ def _trl(base: str, rows: Sequence[sft.Tokens], recipe: Recipe, rate: float, ste
         report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
     columns = {"input_ids": [p + c for p, c in rows], "completion_mask": [[0] * len(p) + [1] * len(c) for p, c in rows]}
-    lora = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = SFTTrainer(model=base, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora)
+    trainer = SFTTrainer(model=base, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=sft.lora_of(recipe))
     trainer.train()
     trainer.save_model(str(folder))
     assert isinstance(trainer.model, PeftModel)

@@ -108,16 +108,12 @@ def push(
     Example: loom adapters push tool@7 acme/help-desk-tool
     """
     from loom.hub import push as copy_to
-    from loom.versions import version_in
-    from runtime.errors import SettingsError
+    from loom.versions import clean_version_in
     from runtime.objects import Objects
 
     name, number = version_of(version)
     settings = connected_settings(project=project, data=data, broker=broker)
-    fleet = fleet_of(settings)
-    found = version_in(fleet, name, number)
-    if found.version in fleet.states[name].tainted:
-        raise SettingsError(f"{version} is not handed on: it {fleet.states[name].tainted[found.version]}")
+    found = clean_version_in(fleet_of(settings), name, number, "handed on")
     address = asyncio.run(copy_to(found, Objects(settings.objects_url), repo, private=not public))
     typer.echo(json.dumps({"version": version, "commit": address}) if as_json else f"{version} is at {address}")
 

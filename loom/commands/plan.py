@@ -10,9 +10,6 @@ import typer
 
 from loom.commands.common import AsJson, Project, settings_of
 
-SERVED_AT_ONCE = 8
-"""Adapters in one batch, as the engine is started."""
-
 
 def plan(
     examples: Annotated[int | None, typer.Option("--examples", help="Of each training; else what is declared to start one.", min=1)] = None,
@@ -30,10 +27,12 @@ def plan(
     """
     import torch
 
+    from inference.engines.vllm import MAX_LORAS
+    from runtime.machine import cores
     from runtime.project import load_project
     from trainers import plan as estimate
     from trainers.sft import MAX_CPU_ROWS, rows_at_once
-    from trainers.worker import cores, runs_at_once
+    from trainers.worker import runs_at_once
 
     settings = settings_of(project=project)
     declared = load_project(settings.project)
@@ -47,7 +46,7 @@ def plan(
         at_once = rows_at_once(recipe.batch_size, recipe.batch_size if machine.is_gpu else MAX_CPU_ROWS, 0)
         rows.append({"training": name, **asdict(estimate.training(shape, recipe, machine, examples or fewest, min(tokens or recipe.max_tokens, recipe.max_tokens), at_once))})
     rank = max((adapter.recipe.rank for adapter in declared.adapters.values()), default=0)
-    served = estimate.serving(shape, rank, min(SERVED_AT_ONCE, len(declared.adapters)))
+    served = estimate.serving(shape, rank, min(MAX_LORAS, len(declared.adapters)))
     if as_json:
         typer.echo(json.dumps({"machine": asdict(machine), "base": asdict(shape), "trainings": rows, "serving": asdict(served)}))
         return

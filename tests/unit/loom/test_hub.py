@@ -17,10 +17,10 @@ from fastapi import FastAPI, Request, Response
 
 from loom.embedded.kafka import free_port
 from loom.hub import push
-from runtime.artifacts import store
 from runtime.errors import IntegrityError, SettingsError
 from runtime.objects import Objects
 from schemas.events import AdapterVersion
+from tests.support.versions import stored_version
 
 FILES = {"adapter_model.safetensors": b"weights", "adapter_config.json": b"{}", "README.md": b"# tool@7", "manifest.json": b"{}"}
 
@@ -88,14 +88,7 @@ def objects(tmp_path: Path) -> Objects:
 
 @pytest.fixture
 def version(tmp_path: Path, objects: Objects) -> AdapterVersion:
-    made = tmp_path / "made"
-    made.mkdir()
-    for name, data in FILES.items():
-        (made / name).write_bytes(data)
-    files = asyncio.run(store(objects, "adapters/tool/7", made, tuple(FILES)))
-    return AdapterVersion(
-        version=7, engine_name="tool@7-1a2b3c4d", base_epoch=0, artifact_uri=f"{objects.url}/adapters/tool/7", files=files, run_id="r", recipe_hash="", manifest_sha256="", rank=8, metrics={}, verdict="good",
-    )  # fmt: skip
+    return stored_version(tmp_path, objects, 7, FILES, verdict="good")
 
 
 @pytest.fixture(autouse=True)

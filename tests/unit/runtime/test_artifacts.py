@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.artifacts import fetch, store
+from runtime.artifacts import fetch
 from runtime.errors import IntegrityError, InvalidInput
 from runtime.objects import Objects
 from schemas.events import AdapterVersion, ArtifactFile
+from tests.support.versions import stored_version
 
 NAMES = ("adapter_model.safetensors", "manifest.json")
 
@@ -23,14 +24,7 @@ def objects(tmp_path: Path) -> Objects:
 
 @pytest.fixture
 def version(tmp_path: Path, objects: Objects) -> AdapterVersion:
-    made = tmp_path / "made"
-    made.mkdir()
-    for name in NAMES:
-        (made / name).write_bytes(name.encode())
-    files = asyncio.run(store(objects, "adapters/tool/1", made, NAMES))
-    return AdapterVersion(
-        version=1, engine_name="tool@1-1a2b3c4d", base_epoch=0, artifact_uri=f"{objects.url}/adapters/tool/1", files=files, run_id="r", recipe_hash="", manifest_sha256="", rank=8, metrics={}, verdict="",
-    )  # fmt: skip
+    return stored_version(tmp_path, objects, 1, {name: name.encode() for name in NAMES})
 
 
 def test_what_was_stored_is_fetched_once(tmp_path: Path, objects: Objects, version: AdapterVersion) -> None:
