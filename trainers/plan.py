@@ -1,7 +1,7 @@
 """How much memory and time a training and its serving will take, before either is begun: `loom plan`. Arithmetic, but for counting a model's weights.
 
 Counts of operations after Kaplan et al. 2020 (arXiv:2001.08361, table 1); of activations after Korthikanti et al. 2022
-(arXiv:2205.05198, section 4), for the layers of Llama. What each estimate is off by is in docs/benchmarks.md.
+(arXiv:2205.05198, section 4), for the layers of Llama. How far off they were is in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ ADAM_BYTES = 16
 """Of a trained weight: itself, its gradient and two moments, in float32."""
 PROCESS_BYTES = 820 << 20
 """Python, torch and TRL, before a model is there."""
-EFFICIENCY = 0.42
-"""The share of the speed of large products of matrices that a training reaches."""
+EFFICIENCY = 0.27
+"""The share of the speed of large products of matrices that a training of small ones reached (0.22 to 0.32, docs/benchmarks.md)."""
 WORKSPACE = 1.35
 """What allocators hold beside what is in use."""
 HALF, FULL = 2, 4
