@@ -14,6 +14,7 @@ import structlog
 
 from runtime.backlog import Backlog
 from runtime.dead_letters import letter_of
+from runtime.errors import Transient
 from runtime.event_writer import Entry, EventWriter
 from runtime.follower import Follower
 from runtime.kafka import Record
@@ -121,10 +122,18 @@ class Coordinator:
     async def _due_runs(self, now: float) -> list[TrainingRun]:
         """The runs to request now; they wait for examples on their way, so that a long document is not left out."""
         runs = list(self.fleet.decide(now))
-        if runs and await self._upstream.waits():
+        if runs and await self._may_wait():
             self.fleet.stir(now)
             return list(self.fleet.decide(now))
         return runs
+
+    async def _may_wait(self) -> bool:
+        """Whether records are on their way, or the broker can't say so yet: one that has just started loads its groups first."""
+        try:
+            return await self._upstream.waits()
+        except Transient as error:
+            log.warning("backlog.unknown", error=str(error))
+            return True
 
     async def _answer(self, command: AdapterCommand) -> None:
         answer = commands.answer(self.fleet, command)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from runtime.errors import InvalidInput
 from runtime.project import Recipe
 from runtime.tasks.prompt import load_tokenizer
 from trainers.base_model import load_model, with_adapter
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 WIDTH_TOKENS = 32
 """Where rows are padded, they are as wide as a multiple of this: kernels are made anew for each width."""
 Tokens = tuple[list[int], list[int]]
-MAX_CPU_ROWS = 8
-"""At once on a CPU: 16 took 0.4 GB more at the same speed (benchmarks.md); gradients are accumulated to the recipe's batch."""
+CPU_ROWS, CPU_TOKENS = 8, 1200
+"""At once on a CPU: so many rows, or so many tokens of short ones. More take memory for no speed (docs/benchmarks.md); gradients are accumulated to the recipe's batch."""
 
 
 def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, report: Report, halvings: int = 0, start: Path | None = None) -> PeftModel:
@@ -35,9 +37,15 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
 
     Goes on from the last checkpoint in `folder`, where one is; an adapter that was saved there is the answer. `report` hears how it goes.
     Rows over `recipe.max_tokens` are left out; `halvings` times half as many are in memory at once.
+
+    Raises:
+        InvalidInput: no row is short enough.
     """
     if is_kept(folder):
         return with_adapter(base, folder)
+    learnt = fitting(rows, recipe)
+    if not learnt:
+        raise InvalidInput(f"none of {len(rows)} examples has at most {recipe.max_tokens} tokens: raise max_tokens in the recipe")
     import torch
     from datasets import Dataset
     from peft import PeftModel
@@ -59,13 +67,12 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
             logits = torch.nn.functional.linear(hidden[learnt].float(), base.get_output_embeddings().weight.float())  # as many rows as are learnt: another number each time
             return torch.nn.functional.cross_entropy(logits, targets[learnt], reduction="sum") / (num_items_in_batch or learnt.sum())
 
-    learnt = fitting(rows, recipe)
     columns = {"input_ids": [p + c for p, c in learnt], "labels": [[IGNORED] * len(p) + c for p, c in learnt]}
     steps = recipe.steps_of(len(learnt))
     lengths = [len(row) for row in columns["input_ids"]]
     order = training_order(lengths, recipe.batch_size, steps * recipe.batch_size, recipe.seed)
     arguments = SFTConfig(
-        **common_arguments(folder, recipe, recipe.batch_size, MAX_CPU_ROWS, halvings), max_steps=steps, learning_rate=recipe.learning_rate, max_length=recipe.max_tokens,
+        **common_arguments(folder, recipe, recipe.batch_size, rows_on_a_cpu(mean(lengths)), halvings), max_steps=steps, learning_rate=recipe.learning_rate, max_length=recipe.max_tokens,
         packing=False, pad_to_multiple_of=WIDTH_TOKENS,
     )  # fmt: skip
     model = with_adapter(base, start, is_trainable=True) if start else load_model(base)
@@ -90,6 +97,11 @@ def lora_of(recipe: Recipe) -> LoraConfig:
     from peft import LoraConfig
 
     return LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def rows_on_a_cpu(tokens: float) -> int:
+    """How many rows of `tokens` tokens each a CPU has at once at most. Pure."""
+    return max(CPU_ROWS, int(CPU_TOKENS / tokens))
 
 
 def rows_at_once(batch: int, most: int, halvings: int) -> int:

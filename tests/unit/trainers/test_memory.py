@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trainers.memory import is_out_of_memory, kernel_kills, was_ended_for_memory
-from trainers.sft import rows_at_once
+from trainers.sft import rows_at_once, rows_on_a_cpu
 
 
 def test_an_allocation_that_fails_is_known() -> None:
@@ -45,3 +45,8 @@ def test_a_killed_process_took_too_much_where_the_kernel_did_it_or_does_not_tell
 def test_rows_are_halved_and_still_divide_the_batch(batch: int, most: int, halvings: int, rows: int) -> None:
     assert rows_at_once(batch, most, halvings) == rows
     assert batch % rows == 0
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(30, 40), (75, 16), (150, 8), (1000, 8)])
+def test_short_rows_are_more_at_once(tokens: int, rows: int) -> None:
+    assert rows_on_a_cpu(tokens) == rows
