@@ -21,7 +21,7 @@ $(VENV)/.ready: requirements-cpu.txt pyproject.toml
 	@$(MAKE) --no-print-directory $(UV)
 	@echo "Installing packages: up to 3 GB to fetch and 7.6 GB on disk the first time"
 	@test -x $(BIN)/python || $(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
-	$(UV) pip sync --quiet --python $(BIN)/python requirements-cpu.txt
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python requirements-cpu.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

@@ -1,6 +1,6 @@
 """Imported once, by the server that the engine's processes are forks of (`multiprocessing.forkserver`), on a CPU.
 
-vLLM and torch take 20 s of a core to import, and vLLM on a CPU spawns two processes behind one another, each of which would. Nothing here may start
+vLLM and torch take 14 s of a core to import, and vLLM on a CPU spawns two processes behind one another, each of which would. Nothing here may start
 threads of OpenMP or touch a model.
 """
 

@@ -174,7 +174,7 @@ def _preload() -> None:
 
 
 async def _import_vllm() -> None:
-    """Imports what an engine needs, in a thread that nobody waits for: 20 s of a core, a minute where others are busy, in which a worker may be told to stop."""
+    """Imports what an engine needs, in a thread that nobody waits for: 14 s of a core, a minute where others are busy, in which a worker may be told to stop."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
     def work() -> None:

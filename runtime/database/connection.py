@@ -50,7 +50,7 @@ def migrate(url: str) -> None:
 async def _migrate(url: str) -> None:
     if await _is_newest(url):
         return
-    from sqlalchemy.ext.asyncio import create_async_engine  # not at the top: with alembic it takes two seconds of a core, and most starts have nothing to migrate
+    from sqlalchemy.ext.asyncio import create_async_engine  # not at the top: with alembic it takes a second of a core, and most starts have nothing to migrate
 
     engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1))
     try:

@@ -56,7 +56,7 @@ def completion_ids(tokenizer: ChatTokenizer, completion: str) -> list[int]:
 def load_tokenizer(folder: str) -> Any:
     """The base model's tokenizer, from a folder or the hub.
 
-    AutoTokenizer finds the class of any model, for which it imports all of them: 8 s of a core, spared where the folder names the general class.
+    AutoTokenizer finds the class of any model, for which it imports all of them: seconds of a core, spared where the folder names the general class.
     """
     config = Path(folder) / "tokenizer_config.json"
     if config.exists() and json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class") == "PreTrainedTokenizerFast":
