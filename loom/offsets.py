@@ -7,10 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-
-from runtime.backlog import TIMEOUT_SECONDS, committed_offsets
-from runtime.errors import SettingsError, Transient
+from runtime.backlog import committed_offsets
+from runtime.errors import SettingsError
 from runtime.kafka import admin_client
 
 FILE = "groups.json"
@@ -19,11 +17,7 @@ FILE = "groups.json"
 def groups_with_offsets(broker: str, groups: Sequence[str]) -> set[str]:
     """Those of `groups` that have committed somewhere. Raises Transient when the broker can't say."""
     admin = admin_client(broker)
-    try:
-        there = {group.group_id for group in admin.list_consumer_groups().result(TIMEOUT_SECONDS).valid}
-    except KafkaException as error:
-        raise Transient(f"the consumer groups of {broker} can't be listed: {error.args[0].str()}") from error
-    return {group for group in there & set(groups) if committed_offsets(admin, group)}
+    return {group for group in groups if committed_offsets(admin, group)}
 
 
 def known_groups(folder: Path) -> set[str]:
@@ -37,6 +31,7 @@ async def check_groups(broker: str, groups: Sequence[str], folder: Path) -> None
 
     Raises:
         SettingsError: a group that had offsets has none.
+        Transient: the broker can't say, since it is gone or has just started and loads its groups.
     """
     now, known = await asyncio.to_thread(groups_with_offsets, broker, groups), known_groups(folder)
     if lost := sorted((known & set(groups)) - now):

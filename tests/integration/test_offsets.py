@@ -1,14 +1,17 @@
-"""Which records are done beyond a committed offset, as a new owner reads it from the broker."""
+"""What groups have committed, as it is read from the broker."""
 
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
-from loom.embedded.kafka import EmbeddedKafka
+from loom.embedded.kafka import EmbeddedKafka, free_port
+from loom.offsets import check_groups, known_groups
+from runtime.errors import Transient
 from runtime.kafka import apply_topics, committed_offsets
 from runtime.window import SPAN, Window
 from schemas.topics import DOCUMENTS
@@ -40,3 +43,32 @@ async def test_what_is_done_is_read_as_it_was_committed(kafka: EmbeddedKafka) ->
                 assert Window(at.offset, at.metadata).metadata == window.metadata
     finally:
         await client.stop()
+
+
+@pytest.mark.asyncio
+async def test_a_broker_that_loads_its_groups_has_not_lost_their_offsets(tmp_path: Path) -> None:
+    groups = [f"group-{n}" for n in range(4)]
+    broker = EmbeddedKafka(tmp_path / "kafka", free_port())
+    broker.start()
+    await apply_topics(broker.address, [DOCUMENTS])
+    place = TopicPartition(DOCUMENTS.name, 0)
+    for group in groups:
+        client = AIOKafkaConsumer(bootstrap_servers=broker.address, group_id=group, enable_auto_commit=False)
+        await client.start()
+        client.assign([place])
+        for offset in range(1, 200):
+            await client.commit({place: OffsetAndMetadata(offset, "x" * 1000)})
+        await client.stop()
+    await check_groups(broker.address, groups, tmp_path)
+    assert known_groups(tmp_path) == set(groups)
+    said = set()
+    for _ in range(4):
+        broker.stop()
+        broker.start()
+        for _ in range(20):
+            try:
+                await check_groups(broker.address, groups, tmp_path)
+            except Transient as error:
+                said.add(str(error))
+    broker.stop()
+    assert all("can't be read" in words for words in said)
