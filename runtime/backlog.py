@@ -72,4 +72,6 @@ def committed_offsets(admin: AdminClient, group: str) -> dict[TopicPartition, in
         found = asked.result(TIMEOUT_SECONDS).topic_partitions
     except KafkaException as error:
         raise Transient(f"the offsets of {group} can't be read: {error.args[0].str()}") from error
+    except TimeoutError as error:
+        raise Transient(f"the offsets of {group} can't be read: no answer in {TIMEOUT_SECONDS} s") from error
     return {TopicPartition(p.topic, p.partition): p.offset for p in found or () if p.offset >= 0}
