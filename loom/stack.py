@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-import stamina
 import structlog
 
 from loom.embedded.kafka import EmbeddedKafka, free_port
@@ -22,7 +21,7 @@ from loom.embedded.postgres import EmbeddedPostgres
 from loom.offsets import check_groups
 from loom.processes import WORKERS
 from runtime.database import migrate
-from runtime.errors import LoomError, SettingsError, Transient
+from runtime.errors import LoomError, SettingsError
 from runtime.kafka import apply_topics
 from runtime.project import Project, load_project
 from runtime.settings import Settings
@@ -32,8 +31,8 @@ log = structlog.get_logger()
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_SECONDS = 60.0
 DRAIN_SECONDS = 30.0
-LOADING_SECONDS = 60.0
-"""A broker reads its consumer groups for so long at most before it can say what they have read."""
+LOADING_SECONDS = 15.0
+"""A broker that has just started may read its consumer groups for so long before it lists them."""
 MIN_FREE_BYTES = 2 << 30
 MIN_MEMORY_BYTES = 6 << 30
 CONSUMER_GROUPS = ("chunk", "synth", "format", "inference")
@@ -133,9 +132,7 @@ class Stack:
         await asyncio.to_thread(migrate, settings.database.get_secret_value())
         await apply_topics(settings.broker, project.topics.values(), settings.prefix)
         await asyncio.to_thread(register_contracts, settings, project)
-        async for attempt in stamina.retry_context(on=Transient, attempts=None, timeout=LOADING_SECONDS, wait_initial=0.2, wait_max=2.0):
-            with attempt:
-                await check_groups(settings.broker, _groups(settings), data)
+        await check_groups(settings.broker, _groups(settings), data, LOADING_SECONDS)
         self._started = settings
         self.start_workers(settings)
         known = {"broker": settings.broker, "registry": settings.registry, "database": settings.database.get_secret_value(), "http_port": settings.http_port, "project": str(settings.project)}
