@@ -217,6 +217,7 @@ class Residency:
         beside = old is not None and bool(old.live) and old.engine.has_room_beside()
         if not beside:
             await self._end()
+        log.info("epoch.switching", epoch=epoch.epoch, beside=beside)
         serving = _Serving(self._make_engine(base), epoch)
         await serving.engine.start()
         try:

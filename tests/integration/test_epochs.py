@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -108,13 +108,6 @@ def test_a_new_epoch_switches_base_and_adapters_as_one(system: Live, tmp_path: P
     assert not [e for e in events if e.kind is AdapterEventKind.REFUSAL]
 
 
-def until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.5)
-
-
 def test_a_forgotten_document_is_in_nothing_that_serves_and_nowhere_else(system: Live, tmp_path: Path) -> None:
     doc = "first/3.md"
     assert doc in {revision.doc_id for revision in system.read("revisions", Revision)}
@@ -127,7 +120,7 @@ def test_a_forgotten_document_is_in_nothing_that_serves_and_nowhere_else(system:
     assert report["searched"] > 0
     assert report["findings"] == []
     assert report["deleted_objects"] >= 2
-    until(lambda: any(run.trigger is RunTrigger.FORGET and run.status is RunStatus.STARTED for run in system.read("training-runs", TrainingRun)))
+    system.until(lambda: any(run.trigger is RunTrigger.FORGET and run.status is RunStatus.STARTED for run in system.read("training-runs", TrainingRun)), 60, "the run that forgets")
     (tmp_path / "again/first").mkdir(parents=True)
     file = documents(tmp_path / "first", 0).joinpath("3.md").rename(tmp_path / "again" / doc)  # newer than its deletion
     again = system.loom("forget", doc, "--wait", "300", "--text", str(file), "--json")
@@ -135,21 +128,21 @@ def test_a_forgotten_document_is_in_nothing_that_serves_and_nowhere_else(system:
     assert again.returncode == 0, again.stdout + again.stderr
     assert (report["cancelled_runs"], report["still_serving"], report["learned_live"], report["findings"]) == ([], [], [], [])
     assert report["searched"] > 0
-    until(lambda: epoch_of(system) == 3, 120)  # the server starts an engine on it
+    system.until(lambda: epoch_of(system) == 3, 120, "an engine on the base that has forgotten")
     assert [(e.epoch.epoch, dict(e.epoch.live)) for e in system.read("adapters", AdapterEvent) if e.epoch][-1] == (3, {"mood": 3})
-    until(lambda: {path.name for path in (system.data / "objects/adapters").glob("*/[12]-*/*")} == {"manifest.json"})
-    until(lambda: not [path for path in system.data.rglob("*") if path.name.startswith(("base@1-", "base@2-", "mood@1-", "mood@2-"))])
+    system.until(lambda: {path.name for path in (system.data / "objects/adapters").glob("*/[12]-*/*")} == {"manifest.json"}, 60, "the files to go from the store")
+    system.until(lambda: not [path for path in system.data.rglob("*") if path.name.startswith(("base@1-", "base@2-", "mood@1-", "mood@2-"))], 60, "the files to go from the workers")
     tainted = {row["adapter"]: row["tainted"] for row in json.loads(system.loom("adapters", "--json").stdout) if row["version"] == 2}
     assert tainted == dict.fromkeys(("base", "mood"), f"learned from document:{doc}, which was forgotten")
     assert system.loom("publish", str(file.parent)).returncode == 0
-    until(lambda: any(letter.error_type == "KeyDestroyed" for letter in system.read("dead-letters", DeadLetter)))
+    system.until(lambda: any(letter.error_type == "KeyDestroyed" for letter in system.read("dead-letters", DeadLetter)), 60, "a letter for the document under its key that is gone")
     assert "nothing of document:nobody is known" in system.loom("forget", "nobody").stderr
 
 
 def test_what_a_forgotten_user_said_is_told_with_the_day_that_it_is_gone(system: Live) -> None:
     asked = system.loom("ask", "I love my garden lamp in the attic of house number nine", "--adapter", "mood", "--context", "user_id=ann", "--json")
     request = json.loads(asked.stdout)["request_id"]
-    until(lambda: bool(json.loads(system.loom("forget", "--user", "ann", "--json").stdout)["deleted_rows"]))
+    system.until(lambda: bool(json.loads(system.loom("forget", "--user", "ann", "--json").stdout)["deleted_rows"]), 60, "what the user said to be in the tables")
     said = system.loom("forget", "--user", "ann", "--json")
     report = json.loads(said.stdout)
     assert (said.returncode, report["examples"], report["tainted"]) == (0, 0, [])

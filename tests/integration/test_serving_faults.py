@@ -152,7 +152,8 @@ async def test_an_engine_that_starts_can_be_stopped_and_leaves_no_process() -> N
 
 @pytest.mark.asyncio
 @pytest.mark.usefixtures("own_fork_server")
-async def test_an_engine_leaves_the_cores_alone_between_requests_and_a_second_one_starts_at_once() -> None:
+async def test_an_engine_compiles_nothing_leaves_the_cores_alone_between_requests_and_a_second_one_starts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     others = set(psutil.Process().children(recursive=True))  # brokers of earlier tests have work of their own
 
     def spent() -> float:
@@ -165,6 +166,7 @@ async def test_an_engine_leaves_the_cores_alone_between_requests_and_a_second_on
     await first.start()
     try:
         await first.generate([5, 6, 7], None, None, 4)
+        assert list(tmp_path.iterdir()) == []
         before = spent()
         await asyncio.sleep(1)  # for so long vLLM would try whether there is more to do
         assert spent() - before < 0.3

@@ -28,7 +28,7 @@ DOCUMENTS = EXAMPLE.parent / "docs"
 def published(system: Live, document: str) -> set[str]:
     """The doc ids that arrive after `document` was published."""
     assert system.loom("publish", str(DOCUMENTS / document)).returncode == 0
-    system._until(lambda: f"docs/{document}" in {r.doc_id for r in system.read("revisions", Revision)}, 60, "a revision")
+    system.until(lambda: f"docs/{document}" in {r.doc_id for r in system.read("revisions", Revision)}, 60, "a revision")
     return {r.doc_id for r in system.read("revisions", Revision)}
 
 
@@ -51,10 +51,10 @@ def test_two_stacks_side_by_side_and_a_third_on_their_services() -> None:
         environment = first.environment | {"LOOM_PREFIX": "third.", "LOOM_DATA": str(folder), "LOOM_HTTP_PORT": str(free_port())}
         third = subprocess.Popen([sys.executable, "-m", "loom", "up", "--broker", known["broker"], "--database", other], env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
         try:
-            first._until(lambda: (folder / "connection.json").exists() and (folder / "connection.json").read_text(), 60, "the third stack")
+            first.until(lambda: (folder / "connection.json").exists() and (folder / "connection.json").read_text(), 60, "the third stack")
             done = subprocess.run([sys.executable, "-m", "loom", "publish", str(DOCUMENTS / "energy.md")], env=environment, cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
-            first._until(lambda: first.read("third.revisions", Revision), 60, "a revision of the third stack")
+            first.until(lambda: first.read("third.revisions", Revision), 60, "a revision of the third stack")
             assert {r.doc_id for r in first.read("third.revisions", Revision)} == {"docs/energy.md"}
             assert {r.doc_id for r in first.read("revisions", Revision)} == {"docs/hub.md"}
         finally:

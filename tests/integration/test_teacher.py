@@ -18,6 +18,7 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
+from inference.engines.vllm import ON_A_CPU
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from loom.embedded.postgres import EmbeddedPostgres
 from runtime.database import connect
@@ -54,12 +55,12 @@ def vllm_server(port: int, log: Path) -> Iterator[None]:
     command += ["--host", "127.0.0.1", "--max-model-len", "8192", "--enforce-eager", "--kv-cache-memory-bytes", str(512 << 20)]
     command += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']  # else so small a model writes blanks for ever
     with log.open("wb") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"})
+        server = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"} | ON_A_CPU)
         try:
             yield
         finally:
             server.terminate()
-            server.wait(30)
+            server.wait(60)
 
 
 async def until_up(port: int, log: Path) -> None:
@@ -80,7 +81,7 @@ def asked(kind: Ask, passage: str) -> Assignment:
 async def test_chunks_wait_for_the_teacher_and_what_it_writes_is_checked(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     port, log = free_port(), tmp_path / "vllm.log"
     teacher = remote_teacher(f"http://127.0.0.1:{port}/v1", "small", "", 120)
-    monkeypatch.setattr(Ask, "reply_tokens", 400)  # so small a model writes nonsense for as long as it may
+    monkeypatch.setattr(Ask, "reply_tokens", 160)  # so small a model writes nonsense for as long as it may
     limits = TeacherLimits(usd_per_million_input=2.0, usd_per_million_output=8.0, budget_usd=1.0)
     pool = await connect(postgres.url)
     async with streams(kafka.address, postgres.url, tmp_path, Metered(teacher, limits, pool), PROJECT) as system:
@@ -89,6 +90,7 @@ async def test_chunks_wait_for_the_teacher_and_what_it_writes_is_checked(kafka: 
         assert await read_all(kafka.address, f"{system.prefix}examples") == []
         with vllm_server(port, log):
             await until_up(port, log)
+            await system.read("examples", Example, 3, seconds=150)
             examples = [e for e in await system.settled("examples", Example, 2) if e.adapter != "cpt"]
             assert {e.adapter for e in examples} == {"chat", "tool", "classifier", "ner"}
             assert {e.teacher for e in examples} == {"small"}

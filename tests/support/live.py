@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Live:
     def start(self) -> None:
         (self.data / "connection.json").unlink(missing_ok=True)
         self.process = subprocess.Popen([sys.executable, "-m", "loom", "up"], env=self.environment, cwd=ROOT, stdout=self._log, stderr=self._log)
-        self._until(lambda: (self.data / "connection.json").exists() and (self.data / "connection.json").read_text(), 120, "loom up to start")
+        self.until(lambda: (self.data / "connection.json").exists() and (self.data / "connection.json").read_text(), 120, "loom up to start")
         self.broker: str = json.loads((self.data / "connection.json").read_text())["broker"]
 
     def stop(self) -> int:
@@ -62,7 +62,7 @@ class Live:
             assert not lost, f"{lost[0].adapter}: {lost[0].reason}"
             return adapters <= self.serving()
 
-        self._until(live, seconds, f"{adapters} to go live")
+        self.until(live, seconds, f"{adapters} to go live")
 
     def until_requested(self, adapter: str, trigger: RunTrigger) -> TrainingRun:
         """The run of an adapter that was started so."""
@@ -72,11 +72,11 @@ class Live:
             found.extend(run for run in self.read("training-runs", TrainingRun) if run.adapter == adapter and run.trigger is trigger)
             return bool(found)
 
-        self._until(requested, 60, f"a run of {adapter} by {trigger}")
+        self.until(requested, 60, f"a run of {adapter} by {trigger}")
         return found[0]
 
     def until_serving(self, adapter: str, version: int | None) -> None:
-        self._until(lambda: self.engine_names().get(adapter, f"{adapter}@None-").startswith(f"{adapter}@{version}-"), 60, f"{adapter}@{version} to serve")
+        self.until(lambda: self.engine_names().get(adapter, f"{adapter}@None-").startswith(f"{adapter}@{version}-"), 60, f"{adapter}@{version} to serve")
 
     def serving(self) -> set[str]:
         return set(self.engine_names())
@@ -108,11 +108,12 @@ class Live:
         children = psutil.Process(self.process.pid).children(recursive=True)
         return int(next(c.pid for c in children if c.cmdline()[-2:] == ["worker", name]))
 
-    def _until(self, done: Any, seconds: float, what: str) -> None:
+    def until(self, done: Callable[[], Any], seconds: float, what: str) -> None:
+        """Waits; what does not come is told with the last words of every worker."""
         end = time.monotonic() + seconds
         while not done():
             if time.monotonic() > end or self.process.poll() is not None:
-                logs = "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-1500:]}" for p in [Path(self._log.name), *sorted((self.data / "logs").glob("*.log"))])
+                logs = "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-2500:]}" for p in [Path(self._log.name), *sorted((self.data / "logs").glob("*.log"))])
                 raise AssertionError(f"waited {seconds:.0f} s for {what}\n{logs}")
             time.sleep(1)
 
