@@ -11,10 +11,12 @@ from safetensors import SafetensorError, safe_open
 
 from runtime.artifacts import ADAPTER_FILES, CARD, MANIFEST
 from runtime.errors import InvalidInput
+from runtime.signing import SIGNATURE
 from schemas.events import AdapterVersion
 
 ENGINE_NAME = re.compile(r"^[a-z][a-z0-9-]{0,31}@[1-9][0-9]{0,8}-[0-9a-f]{8}$")
 NEEDED = frozenset({*ADAPTER_FILES, MANIFEST})
+MAY = frozenset({CARD, SIGNATURE})
 MAX_BYTES = 1 << 30
 MAX_RANK = 16
 EFFECT_OVER_NOISE = 10.0
@@ -29,8 +31,8 @@ def check_record(version: AdapterVersion, base_epoch: int) -> None:
         raise InvalidInput(f"{version.engine_name} belongs to base epoch {version.base_epoch}, {base_epoch} is served")
     if version.rank > MAX_RANK:
         raise InvalidInput(f"{version.engine_name} has rank {version.rank}, at most {MAX_RANK} is served")
-    if stray := ({f.path for f in version.files} - {CARD}) ^ NEEDED:
-        raise InvalidInput(f"{version.engine_name} must hold exactly {', '.join(sorted(NEEDED))}, and may hold {CARD}: check {sorted(stray)[0]!r}")
+    if stray := ({f.path for f in version.files} - MAY) ^ NEEDED:
+        raise InvalidInput(f"{version.engine_name} must hold exactly {', '.join(sorted(NEEDED))}, and may hold {' and '.join(sorted(MAY))}: check {sorted(stray)[0]!r}")
     if sum(f.size_bytes for f in version.files) > MAX_BYTES:
         raise InvalidInput(f"{version.engine_name} is over {MAX_BYTES} bytes")
 

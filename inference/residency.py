@@ -27,6 +27,7 @@ from runtime.follower import Follower
 from runtime.kafka import Record
 from runtime.objects import Objects
 from runtime.project import Project
+from runtime.signing import NO_KEYS, Keys
 from runtime.tasks.prompt import Prompt, prompt_ids
 from schemas.codec import Codec
 from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, BaseEpoch
@@ -68,9 +69,9 @@ class Residency:
 
     def __init__(
         self, project: Project, broker: str, make_engine: Callable[[str], Engine], objects: Objects, tokenizer: Any, folder: Path, refuse: Refuse, prefix: str = "",
-        codec: Codec | None = None,
+        codec: Codec | None = None, keys: Keys = NO_KEYS,
     ) -> None:  # fmt: skip
-        self._project, self._make_engine, self._objects, self._tokenizer, self._folder, self._refuse = project, make_engine, objects, tokenizer, folder, refuse
+        self._project, self._make_engine, self._objects, self._tokenizer, self._folder, self._refuse, self._keys = project, make_engine, objects, tokenizer, folder, refuse, keys
         self._codec = codec or Codec()
         self._follower = Follower(broker, [prefix + ADAPTERS.name])
         self._known: dict[tuple[str, int], AdapterVersion] = {}
@@ -208,7 +209,7 @@ class Residency:
         if epoch.epoch and (version is None or version.engine_name in self._refused):
             return
         try:
-            base = str(await fetch(version, self._objects, self._folder)) if version else self._project.base_folder
+            base = str(await fetch(version, self._objects, self._folder, self._keys)) if version else self._project.base_folder
         except InvalidInput as error:
             assert version is not None
             await self._turn_down(version, error)
@@ -242,7 +243,7 @@ class Residency:
     async def _load(self, serving: _Serving, version: AdapterVersion) -> None:
         """Fetches, checks, loads and warms. Raises InvalidInput for one that may not serve."""
         admission.check_record(version, serving.epoch.epoch)
-        folder = await fetch(version, self._objects, self._folder)
+        folder = await fetch(version, self._objects, self._folder, self._keys)
         await asyncio.to_thread(admission.check_files, version, folder, base_name(serving.epoch.epoch, serving.epoch.base_sha256))
         engine, ids = serving.engine, prompt_ids(self._tokenizer, PROBE)
         await engine.add(version.engine_name, folder)

@@ -143,11 +143,15 @@ async def coordinator(settings: Settings, stop: asyncio.Event) -> None:
 
 async def trainer(settings: Settings, stop: asyncio.Event) -> None:
     """Carries runs out."""
+    from trainers.conditions import Conditions, missing_trackers
     from trainers.worker import Trainer, runs_at_once
 
     project = load_project(settings.project)
-    codec, scratch = codec_of(settings, project), settings.data / "runs"
-    await Trainer(project, broker_of(settings), database_of(settings), settings.objects_url, scratch, settings.prefix, codec, settings.registry, runs_at_once(settings.runs_at_once)).run(stop)
+    codec, scratch, trackers = codec_of(settings, project), settings.data / "runs", settings.trackers
+    if missing := missing_trackers(trackers):
+        raise SettingsError(f"LOOM_REPORT_TO: {', '.join(missing)} is not installed, or not known to transformers: install its package where the trainer runs")
+    conditions = Conditions(processes=settings.run_processes, report_to=trackers)
+    await Trainer(project, broker_of(settings), database_of(settings), settings.objects_url, scratch, settings.prefix, codec, settings.registry, runs_at_once(settings.runs_at_once), conditions, settings.keys).run(stop)
 
 
 async def projection(settings: Settings, stop: asyncio.Event) -> None:
@@ -200,7 +204,7 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
         event = AdapterEvent(adapter=adapter, kind=AdapterEventKind.REFUSAL, version=version, alias=None, epoch=None, reason=reason)
         await writer.write([Entry(ADAPTERS.name, adapter, event, digest("refusal", version.engine_name))])
 
-    residency = Residency(project, broker, VllmEngine, Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix, codec)
+    residency = Residency(project, broker, VllmEngine, Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix, codec, settings.keys)
     following = asyncio.create_task(residency.run(stop))
     encoder = await asyncio.to_thread(minilm)
     service = Service(project, SemanticRouter(project.adapters, encoder), residency, tokenizer, Shortlist(encoder.encode))

@@ -10,8 +10,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.errors import InvalidInput
+from runtime.errors import IntegrityError, InvalidInput
 from runtime.objects import Objects
+from runtime.signing import NO_KEYS, Keys, verify
 from schemas.events import AdapterVersion, ArtifactFile, ClaimCheck
 
 CARD, MANIFEST = "README.md", "manifest.json"
@@ -44,12 +45,12 @@ async def delete(version: AdapterVersion, objects: Objects, folder: Path) -> Non
     shutil.rmtree(folder / version.engine_name, ignore_errors=True)
 
 
-async def fetch(version: AdapterVersion, objects: Objects, folder: Path) -> Path:
+async def fetch(version: AdapterVersion, objects: Objects, folder: Path, keys: Keys = NO_KEYS) -> Path:
     """The files of `version` in a folder of its engine name below `folder`; one that is there was verified when it came.
 
     Raises:
         InvalidInput: a name is no plain file name.
-        IntegrityError: a file is not what the registry says, or lies outside of the store.
+        IntegrityError: a file is not what the registry says, or lies outside of the store; or the files are not signed by the public one of `keys`, where there is one.
     """
     for name in (version.engine_name, *(file.path for file in version.files)):
         if not PLAIN_NAME.fullmatch(name):
@@ -67,5 +68,10 @@ async def fetch(version: AdapterVersion, objects: Objects, folder: Path) -> Path
         for file in version.files:
             check = ClaimCheck(uri=f"{version.artifact_uri}/{file.path}", sha256=file.sha256, size_bytes=file.size_bytes)
             (partial / file.path).write_bytes(await objects.claim(check))
+        if keys.public:
+            try:
+                await asyncio.to_thread(verify, partial, keys.public)
+            except IntegrityError as error:
+                raise IntegrityError(f"{version.engine_name}: {error}") from error
         partial.rename(target)
     return target

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runtime.errors import SettingsError
+from runtime.signing import Keys
 
 
 class Settings(BaseSettings):
@@ -28,6 +29,10 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(default=None, description="Port on which a worker serves Prometheus metrics, at `http_host`; none when unset.", ge=1, le=65535)
     session_timeout_seconds: int = Field(default=10, description="A worker that is silent for so long loses its partitions.", ge=6)
     runs_at_once: int | None = Field(default=None, description="Training runs that a trainer carries out at the same time; one on a GPU and two on a CPU when unset.", ge=1)
+    run_processes: int = Field(default=1, description="Processes of the trainer's machine that share one training run, on a GPU each where there are GPUs.", ge=1)
+    report_to: str = Field(default="", description="Experiment trackers that losses go to, such as mlflow,wandb,trackio: as transformers names them, set up by their own variables.")
+    signing_key: Path | None = Field(default=None, description="PEM file of an elliptic-curve private key that new versions are signed with (OpenSSF Model Signing).")
+    verifying_key: Path | None = Field(default=None, description="PEM file of its public key: servers and trainers take no version that it did not sign.")
     supervisor: int | None = Field(default=None, description="Process id of the `loom up` that a worker belongs to: it stops when that has gone.")
     log_level: str = Field(default="info", description="debug, info, warning or error.")
     teacher_url: str | None = Field(default=None, description="Base URL of an OpenAI-compatible teacher; the offline teacher when unset.")
@@ -38,6 +43,18 @@ class Settings(BaseSettings):
     def connection_file(self) -> Path:
         """Where a running stack says how it is reached."""
         return self.data / "connection.json"
+
+    @property
+    def keys(self) -> Keys:
+        """What versions are signed with, and must be signed by. Raises SettingsError where a key can't be used."""
+        keys = Keys(self.signing_key, self.verifying_key)
+        keys.check()
+        return keys
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The experiment trackers by name."""
+        return tuple(name for name in self.report_to.replace(",", " ").split())
 
     @property
     def objects_url(self) -> str:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from trainers.together import agreed
+
 if TYPE_CHECKING:
     from peft import PeftModel
 
@@ -30,7 +32,7 @@ def last_whole(folder: Path) -> Path | None:
     whole = next((path for path in found if _is_whole(path)), None)
     for path in found:
         if path != whole:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # of processes that share a training each does so
     return whole
 
 
@@ -51,7 +53,8 @@ def saver() -> Any:
             self._last = time.monotonic()
 
         def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-            if time.monotonic() - self._last >= EVERY_SECONDS and state.global_step < state.max_steps:
+            due = time.monotonic() - self._last >= EVERY_SECONDS
+            if (agreed(due, args.device) if args.world_size > 1 else due) and state.global_step < state.max_steps:
                 control.should_save = True
 
         def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:

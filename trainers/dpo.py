@@ -15,9 +15,11 @@ from runtime.project import Dpo, Recipe
 from runtime.tasks.prompt import load_tokenizer
 from trainers.base_model import with_adapter
 from trainers.checkpoints import is_kept, keep, saver, train_on
+from trainers.conditions import ALONE, Conditions
 from trainers.order import tokens_of_steps, training_order
 from trainers.progress import Report, reporter
 from trainers.sft import common_arguments
+from trainers.together import is_first, is_member, share_of, together
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -28,9 +30,13 @@ CPU_ROWS = 2
 Pair = tuple[list[int], list[int], list[int]]
 
 
-def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: Dpo, folder: Path, report: Report, halvings: int = 0) -> PeftModel:
+def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: Dpo, folder: Path, report: Report, conditions: Conditions = ALONE) -> PeftModel:
     """The adapter in `adapter` trained on (prompt ids, chosen ids, rejected ids); saved to `folder` as PEFT does, where it is gone on with as `sft.train` does."""
     if is_kept(folder):
+        return with_adapter(base, folder)
+    if conditions.processes > 1 and not is_member():
+        share_of(BATCH, conditions)
+        together(align, (base, adapter, pairs, recipe, dpo, folder), report, conditions)
         return with_adapter(base, folder)
     from datasets import Dataset
     from peft import PeftModel
@@ -55,12 +61,13 @@ def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: 
     order = training_order(lengths, BATCH, len(fitting), recipe.seed)
     model = with_adapter(base, adapter, is_trainable=True)
     arguments = DPOConfig(
-        **common_arguments(folder, recipe, BATCH, CPU_ROWS, halvings), num_train_epochs=1, learning_rate=dpo.learning_rate, beta=dpo.beta,
+        **common_arguments(folder, recipe, BATCH, CPU_ROWS, conditions), num_train_epochs=1, learning_rate=dpo.learning_rate, beta=dpo.beta,
         loss_type=["sigmoid", "sft"], loss_weights=[1.0, dpo.sft_weight], max_length=recipe.max_tokens,
     )  # fmt: skip
     trainer = OurTokens(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), callbacks=[reporter(report, tokens_of_steps(order, lengths, BATCH)), saver()])
     trained = train_on(trainer, folder)
     assert isinstance(trained, PeftModel)
     trained.delete_adapter("ref")
-    keep(trained, folder)
+    if is_first():
+        keep(trained, folder)
     return trained

@@ -19,6 +19,7 @@ from schemas.events import Split
 from trainers import dpo, sft
 from trainers.artifact import Made
 from trainers.base_model import give_memory_back, with_adapter
+from trainers.conditions import ALONE, Conditions
 from trainers.evaluate import Asked, Evaluation, HeldOut, Scores, by_book, evaluate
 from trainers.gate import Rivals, judge
 from trainers.mistakes import own_mistakes
@@ -70,7 +71,7 @@ class _Examiner:
         return evaluate(with_adapter(self.base, earlier.best), self.tokenizer, self.spec, anchors).whole
 
 
-def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, folder: Path, report: Report, halvings: int = 0, *, floor_only: bool = False, amends: bool = False) -> Made:
+def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, folder: Path, report: Report, conditions: Conditions = ALONE, *, floor_only: bool = False, amends: bool = False) -> Made:
     """The adapter of `rows` in `folder`, with its scores beside those of the base and of earlier versions on the same examples.
 
     Where it `amends`, it goes on from the live version, and `rows` are those of `amendment`; corrections are seen several times.
@@ -83,7 +84,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
     if amends:
         single, paired = (_corrections_often(part) for part in (single, paired))
     learnt = offers(spec, single, shortlist)
-    model = sft.train(base, tokens_of(learnt, tokenizer, recipe.seed), recipe, folder / SFT, report, halvings, start)
+    model = sft.train(base, tokens_of(learnt, tokenizer, recipe.seed), recipe, folder / SFT, report, conditions, start)
     candidate, alone = examiner.scores(model), examiner.alone(model)
     serving: Scores | None = None
     metrics: dict[str, float] = {}
@@ -99,7 +100,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
     chosen = SFT
     if adapter.dpo and pairs:
         give_memory_back()
-        aligned = dpo.align(base, folder / SFT, pairs, recipe, adapter.dpo, folder / DPO, report, halvings)
+        aligned = dpo.align(base, folder / SFT, pairs, recipe, adapter.dpo, folder / DPO, report, conditions)
         give_memory_back()
         after = examiner.scores(aligned)
         metrics |= {f"sft_{alone.metric}": candidate.whole.score, f"dpo_{alone.metric}": after.whole.score, "pairs": float(len(pairs))}

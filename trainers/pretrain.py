@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.artifacts import CARD, MANIFEST
 from runtime.project import Cpt
+from runtime.signing import SIGNATURE
 from runtime.tasks.prompt import load_tokenizer
 from schemas.events import Split
 from trainers.artifact import Made
+from trainers.conditions import ALONE, Conditions
 from trainers.gate import judge_base
 from trainers.progress import Report
 from trainers.sft import train
@@ -30,14 +32,14 @@ MAX_HELD_OUT = 200
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
-def make(cpt: Cpt, base: str, rows: Sequence[Row], folder: Path, report: Report, halvings: int = 0) -> Made:
+def make(cpt: Cpt, base: str, rows: Sequence[Row], folder: Path, report: Report, conditions: Conditions = ALONE) -> Made:
     """The Domain-Base of `rows` in `folder`: weights, configuration, tokenizer."""
     import torch
 
     tokenizer, size = load_tokenizer(base), cpt.recipe.max_tokens
     learn = list(windows(tokenizer, [row for row in rows if row.split is Split.TRAIN], size))
     held_out = spread(list(windows(tokenizer, [row for row in rows if row.split is Split.EVALUATION], size)), MAX_HELD_OUT)
-    model = train(base, [([], window) for window in learn], cpt.recipe, folder / "lora", report, halvings)
+    model = train(base, [([], window) for window in learn], cpt.recipe, folder / "lora", report, conditions)
     with model.disable_adapter():
         before = losses(model, held_out)
     merged = model.merge_and_unload()
@@ -47,7 +49,7 @@ def make(cpt: Cpt, base: str, rows: Sequence[Row], folder: Path, report: Report,
         if (Path(base) / name).exists():
             shutil.copy(Path(base) / name, folder / name)
     verdict = judge_base(before, after)
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in (CARD, MANIFEST))
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in (CARD, MANIFEST, SIGNATURE))
     weights = [name for name in names if name.endswith(".safetensors")]
     files = (*weights, *(name for name in names if name not in weights))
     metrics = {"perplexity": perplexity(after), "base_perplexity": perplexity(before), "held_out": float(len(held_out))} if held_out else {"held_out": 0.0}

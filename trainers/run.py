@@ -22,12 +22,14 @@ from runtime.ids import canonical_json
 from runtime.objects import Objects
 from runtime.project import Adapter, Cpt
 from runtime.sealing import PostgresKeys
+from runtime.signing import NO_KEYS, SIGNATURE, Keys, sign
 from runtime.stage import DEPENDENCY_DOWN
 from schemas.events import AdapterVersion, ArtifactFile, OffsetRange
 from schemas.registry import open_codec
 from trainers.artifact import Made
 from trainers.base_model import base_sha256, weights_sha256
 from trainers.card import card
+from trainers.conditions import ALONE, Conditions
 from trainers.gate import Verdict
 from trainers.memory import is_out_of_memory
 from trainers.progress import Report
@@ -48,8 +50,7 @@ class RunSpec:
     `live`, `best` and `first` are versions that it is compared with (`fork.Earlier`), unless it need only be good enough (`floor_only`).
     Where it `amends`, it goes on from the live version.
 
-    Where memory was short, `halvings` times half as many rows are in it at once; gradients are accumulated to the recipe's batch.
-    On a CPU it computes on `threads` threads, where they are given.
+    `conditions` say how it is carried out, `keys` what it signs with and whose versions it goes on from.
     """
 
     run_id: str
@@ -69,8 +70,8 @@ class RunSpec:
     first: AdapterVersion | None = None
     floor_only: bool = False
     amends: bool = False
-    halvings: int = 0
-    threads: int | None = None
+    conditions: Conditions = ALONE
+    keys: Keys = NO_KEYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +123,10 @@ def make(spec: RunSpec, base: str, rows: list[Row], folder: Path, report: Report
     if isinstance(spec.recipe, Cpt):
         from trainers import pretrain
 
-        return pretrain.make(spec.recipe, base, rows, folder, report, spec.halvings)
+        return pretrain.make(spec.recipe, base, rows, folder, report, spec.conditions)
     from trainers import fork
 
-    return fork.make(spec.recipe, base, rows, earlier_of(spec), folder, report, spec.halvings, floor_only=spec.floor_only, amends=spec.amends)
+    return fork.make(spec.recipe, base, rows, earlier_of(spec), folder, report, spec.conditions, floor_only=spec.floor_only, amends=spec.amends)
 
 
 def base_folder(spec: RunSpec) -> str:
@@ -142,7 +143,7 @@ def earlier_of(spec: RunSpec) -> Earlier:
 
 def fetched(spec: RunSpec, version: AdapterVersion) -> Path:
     """The folder of a version's files; waits as long as the store fails."""
-    return _patiently(lambda: fetch(version, Objects(spec.objects), spec.scratch / VERSIONS))
+    return _patiently(lambda: fetch(version, Objects(spec.objects), spec.scratch / VERSIONS, spec.keys))
 
 
 def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -158,7 +159,7 @@ async def _rows(spec: RunSpec) -> list[Row]:
     try:
         records = await read_ranges(spec.broker, spec.ranges, open_codec(spec.registry), spec.name)
         if isinstance(spec.recipe, Adapter):
-            anchors = example_ids(await fetch(spec.first, Objects(spec.objects), spec.scratch / VERSIONS)) if spec.first else frozenset()
+            anchors = example_ids(await fetch(spec.first, Objects(spec.objects), spec.scratch / VERSIONS, spec.keys)) if spec.first else frozenset()
             records = needed(spec.recipe, records, anchors)
         return await open_rows(records, PostgresKeys(pool))
     finally:
@@ -180,7 +181,11 @@ async def _publish(spec: RunSpec, made: Made, base: str, rows: list[Row], folder
         config.write_text(canonical_json({**json.loads(config.read_text()), "base_model_name_or_path": base_name(spec.base_epoch, sha256)}))
     prefix = f"adapters/{spec.name}/{spec.version}-{spec.run_id}"
     objects = Objects(spec.objects)
-    files = await store(objects, prefix, folder, (*made.files, CARD, MANIFEST))
+    names = (*made.files, CARD, MANIFEST)
+    if spec.keys.private:
+        sign(folder, names, spec.keys.private)
+        names = (*made.files, CARD, SIGNATURE, MANIFEST)
+    files = await store(objects, prefix, folder, names)
     weights = weights_sha256({file.path: file.sha256 for file in files}) if isinstance(spec.recipe, Cpt) else files[0].sha256
     return Outcome(f"{spec.name}@{spec.version}-{weights[:8]}", f"{objects.url}/{prefix}", files, files[-1].sha256, made.metrics, made.verdict)
 
@@ -196,10 +201,10 @@ def _end_with_worker() -> None:
 def child(spec: RunSpec, connection: Any) -> None:
     """The process: sends moments, then one Outcome, or OutOfMemory, or the text of another error. It ends with its worker."""
     threading.Thread(target=_end_with_worker, daemon=True).start()
-    if spec.threads:
+    if spec.conditions.threads:
         import torch
 
-        torch.set_num_threads(spec.threads)
+        torch.set_num_threads(spec.conditions.threads)
     try:
         connection.send(execute(spec, connection.send))
     except Exception as error:

@@ -8,6 +8,7 @@ could not be served as an adapter.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,12 @@ from runtime.project import Recipe
 from runtime.tasks.prompt import load_tokenizer
 from trainers.base_model import load_model, with_adapter
 from trainers.checkpoints import FOLDER, is_kept, keep, saver, train_on
+from trainers.conditions import ALONE, Conditions
 from trainers.order import tokens_of_steps, training_order
 from trainers.packing import IGNORED, packed
 from trainers.precision import is_bfloat16_faster
 from trainers.progress import Report, reporter
+from trainers.together import is_first, is_member, share_of, together
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -32,20 +35,24 @@ CPU_ROWS, CPU_TOKENS = 8, 1200
 """At once on a CPU: so many rows, or so many tokens of short ones. More take memory for no speed (docs/benchmarks.md); gradients are accumulated to the recipe's batch."""
 
 
-def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, report: Report, halvings: int = 0, start: Path | None = None) -> PeftModel:
+def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, report: Report, conditions: Conditions = ALONE, start: Path | None = None) -> PeftModel:
     """An adapter for `base`, or the one in `start`, trained on (prompt ids, completion ids) rows; saved to `folder` as PEFT does.
 
     Goes on from the last checkpoint in `folder`, where one is; an adapter that was saved there is the answer. `report` hears how it goes.
-    Rows over `recipe.max_tokens` are left out; `halvings` times half as many are in memory at once.
+    Rows over `recipe.max_tokens` are left out.
 
     Raises:
-        InvalidInput: no row is short enough.
+        InvalidInput: no row is short enough, or the conditions' processes can't share a step.
     """
     if is_kept(folder):
         return with_adapter(base, folder)
     learnt = fitting(rows, recipe)
     if not learnt:
         raise InvalidInput(f"none of {len(rows)} examples has at most {recipe.max_tokens} tokens: raise max_tokens in the recipe")
+    if conditions.processes > 1 and not is_member():
+        share_of(recipe.batch_size, conditions)
+        together(partial(train, start=start), (base, rows, recipe, folder), report, conditions)
+        return with_adapter(base, folder)
     import torch
     from datasets import Dataset
     from peft import PeftModel
@@ -58,21 +65,20 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
             return order
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-            base = model.get_base_model()
             inputs = dict(inputs)
             targets = inputs.pop("labels")[:, 1:]
-            learnt = targets != IGNORED
-            with self.accelerator.autocast():  # accelerate wraps the forward of the whole model alone
-                hidden = base.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1]
-            logits = torch.nn.functional.linear(hidden[learnt].float(), base.get_output_embeddings().weight.float())  # as many rows as are learnt: another number each time
-            return torch.nn.functional.cross_entropy(logits, targets[learnt], reduction="sum") / (num_items_in_batch or learnt.sum())
+            places = (targets != IGNORED).any(dim=0).nonzero()[:, 0]  # of all rows: what one of them does not learn there is ignored
+            logits = model(**inputs, use_cache=False, logits_to_keep=places).logits.float()
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, places].flatten(), ignore_index=IGNORED, reduction="sum")
+            # num_items_in_batch is of all processes, whose gradients DDP averages
+            return loss * self.accelerator.num_processes / num_items_in_batch if num_items_in_batch is not None else loss / (targets != IGNORED).sum()
 
     columns = {"input_ids": [p + c for p, c in learnt], "labels": [[IGNORED] * len(p) + c for p, c in learnt]}
     steps = recipe.steps_of(len(learnt))
     lengths = [len(row) for row in columns["input_ids"]]
     order = training_order(lengths, recipe.batch_size, steps * recipe.batch_size, recipe.seed)
     arguments = SFTConfig(
-        **common_arguments(folder, recipe, recipe.batch_size, rows_on_a_cpu(mean(lengths)), halvings), max_steps=steps, learning_rate=recipe.learning_rate, max_length=recipe.max_tokens,
+        **common_arguments(folder, recipe, recipe.batch_size, rows_on_a_cpu(mean(lengths)), conditions), max_steps=steps, learning_rate=recipe.learning_rate, max_length=recipe.max_tokens,
         packing=False, pad_to_multiple_of=WIDTH_TOKENS,
     )  # fmt: skip
     model = with_adapter(base, start, is_trainable=True) if start else load_model(base)
@@ -83,7 +89,8 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
         )  # fmt: skip
         trained = train_on(trainer, folder)
     assert isinstance(trained, PeftModel)
-    keep(trained, folder)
+    if is_first():
+        keep(trained, folder)
     return trained
 
 
@@ -109,14 +116,15 @@ def rows_at_once(batch: int, most: int, halvings: int) -> int:
     return max(n for n in range(1, max(1, min(batch, most) >> halvings) + 1) if batch % n == 0)
 
 
-def common_arguments(folder: Path, recipe: Recipe, batch: int, cpu_rows: int, halvings: int) -> dict[str, Any]:
-    """What every trainer of ours is told: `batch` rows a step, on a CPU at most `cpu_rows` of them at once, `halvings` times half as many."""
+def common_arguments(folder: Path, recipe: Recipe, batch: int, cpu_rows: int, conditions: Conditions) -> dict[str, Any]:
+    """What every trainer of ours is told: `batch` rows a step over all processes, on a CPU at most `cpu_rows` of them at once in each. Names the kind of training by its folder."""
     import torch
 
-    at_once = rows_at_once(batch, batch if torch.cuda.is_available() else cpu_rows, halvings)
+    share = share_of(batch, conditions)
+    at_once = rows_at_once(share, share if torch.cuda.is_available() else cpu_rows, conditions.halvings)
     return {
-        "per_device_train_batch_size": at_once, "gradient_accumulation_steps": batch // at_once,
+        "per_device_train_batch_size": at_once, "gradient_accumulation_steps": share // at_once,
         "output_dir": str(folder / FOLDER), "save_total_limit": 1, "lr_scheduler_type": "cosine", "warmup_steps": 10, "weight_decay": 0.0, "logging_steps": 10, "save_strategy": "no",
-        "report_to": "none", "seed": recipe.seed, "data_seed": recipe.seed, "bf16": is_bfloat16_faster(), "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": False,
+        "report_to": list(conditions.report_to) or "none", "run_name": f"{conditions.name} {folder.name}".strip(), "seed": recipe.seed, "data_seed": recipe.seed, "bf16": is_bfloat16_faster(), "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": False,
         "disable_tqdm": True, "dataloader_num_workers": 0,
     }  # fmt: skip

@@ -24,9 +24,11 @@ from runtime.kafka import Record
 from runtime.machine import cores, has_nvidia
 from runtime.objects import Objects
 from runtime.project import Project
+from runtime.signing import NO_KEYS, Keys
 from schemas.codec import Codec
 from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, RunStatus, RunTrigger, TrainingRun
 from schemas.topics import ADAPTERS, BASE, TRAINING_RUNS
+from trainers.conditions import ALONE, Conditions
 from trainers.fleet import OPEN
 from trainers.memory import kernel_kills, was_ended_for_memory
 from trainers.progress import Moment
@@ -52,8 +54,8 @@ def runs_at_once(wanted: int | None) -> int:
 class Trainer:
     """Runs until `stop` is set; at most `at_once` training runs at a time, one an adapter."""
 
-    def __init__(self, project: Project, broker: str, database: str, objects: str, scratch: Path, prefix: str = "", codec: Codec | None = None, registry: str | None = None, at_once: int = 1) -> None:
-        self._project, self._broker, self._database, self._objects, self._scratch, self._prefix, self._at_once = project, broker, database, objects, scratch, prefix, at_once
+    def __init__(self, project: Project, broker: str, database: str, objects: str, scratch: Path, prefix: str = "", codec: Codec | None = None, registry: str | None = None, at_once: int = 1, conditions: Conditions = ALONE, keys: Keys = NO_KEYS) -> None:
+        self._project, self._broker, self._database, self._objects, self._scratch, self._prefix, self._at_once, self._conditions, self._keys = project, broker, database, objects, scratch, prefix, at_once, conditions, keys
         self._codec, self._registry = codec or Codec(), registry
         self._follower = Follower(broker, [prefix + TRAINING_RUNS.name, prefix + ADAPTERS.name])
         self._writer = EventWriter(broker, STAGE, STAGE, self._codec, prefix)
@@ -151,7 +153,7 @@ class Trainer:
         return RunSpec(
             run.run_id, run.adapter, run.version or 1, run.base_epoch, base, recipe, run.ranges, live, self._broker, self._database, self._objects, self._scratch, self._registry,
             best=best, first=published[0] if published else None, floor_only=run.trigger in (RunTrigger.EPOCH, RunTrigger.FORGET), amends=run.trigger is RunTrigger.FEEDBACK and live is not None,
-            threads=max(1, cores() // self._at_once),
+            conditions=replace(self._conditions, threads=max(1, cores() // self._at_once), name=f"{run.adapter}@{run.version or 1}"), keys=self._keys,
         )  # fmt: skip
 
     def _published(self, run: TrainingRun) -> list[AdapterVersion]:
@@ -178,8 +180,8 @@ class Trainer:
                 await self._conclude(run, last, exit_code)
                 break
             if isinstance(last, OutOfMemory) or was_ended_for_memory(exit_code, kills, kernel_kills()):
-                spec = replace(spec, halvings=spec.halvings + 1)
-                why += f"; 1/{1 << spec.halvings} of the rows at once from now on, gradients accumulated to the same batch"
+                spec = replace(spec, conditions=spec.conditions.halved())
+                why += f"; 1/{1 << spec.conditions.halvings} of the rows at once from now on, gradients accumulated to the same batch"
             log.warning("run.goes_on", run_id=run.run_id, adapter=run.adapter, attempt=attempt, reason=why)
             await self._say(replace(run, status=RunStatus.PROGRESS, ranges=(), reason=why))
 

@@ -17,16 +17,20 @@ from aiokafka import TopicPartition
 
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
+from runtime.artifacts import fetch
 from runtime.database import connect
 from runtime.follower import Follower
 from runtime.ids import canonical_json
 from runtime.kafka import Outgoing, apply_topics, consumer
+from runtime.objects import Objects
 from runtime.project import Project, Recipe, load_project
 from runtime.sealing import PostgresKeys, seal
+from runtime.signing import SIGNATURE
 from schemas.codec import Codec
-from schemas.events import DatasetRecord, OffsetRange, RecordStatus, RunStatus, Split, TrainingRun
+from schemas.events import AdapterEvent, DatasetRecord, OffsetRange, RecordStatus, RunStatus, Split, TrainingRun
 from schemas.topics import ADAPTERS, TRAINING_RUNS, dataset_topic
-from tests.support.kafka import publish
+from tests.support.kafka import publish, read_all
+from tests.support.versions import new_keys
 from trainers.run import RunSpec, child
 from trainers.worker import Trainer
 
@@ -43,7 +47,7 @@ def small_project(steps: int) -> Project:
 
 def child_with_little_memory(spec: RunSpec, connection: Any) -> None:
     """A run's process that gets 400 MiB and no more, until half as many rows are in memory at once."""
-    if not spec.halvings:
+    if not spec.conditions.halvings:
         torch.ones(512, 512) @ torch.ones(512, 512)  # OpenMP starts its threads: where it can't, libgomp ends the process without a word
         most = psutil.Process().memory_info().vms + (400 << 20)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -89,7 +93,8 @@ async def carry_out(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, folder: Pa
     """Requests a run and has it carried out; its process gets into `trouble`, which takes its id, at its first word."""
     prefix = f"test-{uuid.uuid4().hex[:8]}."
     await request_a_run(kafka.address, postgres.url, prefix)
-    trainer = Trainer(small_project(steps=40), kafka.address, postgres.url, (folder / "objects").as_uri(), folder / "scratch", prefix)
+    keys, objects = new_keys(folder), Objects((folder / "objects").as_uri())
+    trainer = Trainer(small_project(steps=40), kafka.address, postgres.url, objects.url, folder / "scratch", prefix, keys=keys)
     carried, stop = Carried(prefix), asyncio.Event()
     follower = Follower(kafka.address, [prefix + TRAINING_RUNS.name])
     await follower.start()
@@ -106,4 +111,6 @@ async def carry_out(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, folder: Pa
     assert carried.heard[-1].status in (RunStatus.PUBLISHED, RunStatus.REJECTED), carried.heard[-1].reason
     assert all(moment.tokens_per_second and moment.memory_bytes for moment in carried.heard if moment.step is not None)
     assert not list((folder / "scratch").iterdir())
+    (event,) = [CODEC.decode(AdapterEvent, record.value) for record in await read_all(kafka.address, prefix + ADAPTERS.name)]
+    assert event.version and (await fetch(event.version, objects, folder / "fetched", keys)).joinpath(SIGNATURE).exists()
     return carried

@@ -1,4 +1,4 @@
-"""Versions in a store, for tests of what fetches them."""
+"""Versions in a store and keys to sign them with, for tests of what fetches them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,21 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
 from runtime.artifacts import store
 from runtime.objects import Objects
+from runtime.signing import Keys
 from schemas.events import AdapterVersion
+
+
+def new_keys(folder: Path, name: str = "key") -> Keys:
+    """A key in two files below `folder`."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    (folder / f"{name}.pem").write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (folder / f"{name}.pub").write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return Keys(folder / f"{name}.pem", folder / f"{name}.pub")
 
 
 def stored_version(folder: Path, objects: Objects, number: int, files: Mapping[str, bytes], verdict: str = "") -> AdapterVersion:
