@@ -151,7 +151,7 @@ async def trainer(settings: Settings, stop: asyncio.Event) -> None:
     if missing := missing_trackers(trackers):
         raise SettingsError(f"LOOM_REPORT_TO: {', '.join(missing)} is not installed, or not known to transformers: install its package where the trainer runs")
     conditions = Conditions(processes=settings.run_processes, report_to=trackers)
-    await Trainer(project, broker_of(settings), database_of(settings), settings.objects_url, scratch, settings.prefix, codec, settings.registry, runs_at_once(settings.runs_at_once), conditions, settings.keys).run(stop)
+    await Trainer(project, broker_of(settings), database_of(settings), settings.objects_url, scratch, settings.prefix, codec, settings.registry, runs_at_once(settings.runs_at_once), conditions, settings.keys, settings.trainer_idle_seconds).run(stop)
 
 
 async def projection(settings: Settings, stop: asyncio.Event) -> None:

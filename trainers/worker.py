@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import shutil
+import time
 from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -52,10 +53,10 @@ def runs_at_once(wanted: int | None) -> int:
 
 
 class Trainer:
-    """Runs until `stop` is set; at most `at_once` training runs at a time, one an adapter."""
+    """Runs until `stop` is set, or until it had nothing to do for `idle_seconds`; at most `at_once` training runs at a time, one an adapter."""
 
-    def __init__(self, project: Project, broker: str, database: str, objects: str, scratch: Path, prefix: str = "", codec: Codec | None = None, registry: str | None = None, at_once: int = 1, conditions: Conditions = ALONE, keys: Keys = NO_KEYS) -> None:
-        self._project, self._broker, self._database, self._objects, self._scratch, self._prefix, self._at_once, self._conditions, self._keys = project, broker, database, objects, scratch, prefix, at_once, conditions, keys
+    def __init__(self, project: Project, broker: str, database: str, objects: str, scratch: Path, prefix: str = "", codec: Codec | None = None, registry: str | None = None, at_once: int = 1, conditions: Conditions = ALONE, keys: Keys = NO_KEYS, idle_seconds: float | None = None) -> None:
+        self._project, self._broker, self._database, self._objects, self._scratch, self._prefix, self._at_once, self._conditions, self._keys, self._idle_seconds = project, broker, database, objects, scratch, prefix, at_once, conditions, keys, idle_seconds
         self._codec, self._registry = codec or Codec(), registry
         self._follower = Follower(broker, [prefix + TRAINING_RUNS.name, prefix + ADAPTERS.name])
         self._writer = EventWriter(broker, STAGE, STAGE, self._codec, prefix)
@@ -76,6 +77,7 @@ class Trainer:
         await self._writer.start()
         await self._follower.start()
         works: dict[str, asyncio.Task[None]] = {}
+        busy = time.monotonic()
         try:
             while not stop.is_set():
                 await self._follower.deliver(self._apply)  # a run may be cancelled while it is carried out
@@ -85,6 +87,11 @@ class Trainer:
                     await self._clean(works)
                     if (run := self._next(works)) and self._has_room_beside(works):
                         works[run.run_id] = asyncio.create_task(self._carry_out(run))
+                if works:
+                    busy = time.monotonic()
+                elif self._idle_seconds is not None and time.monotonic() - busy > self._idle_seconds:
+                    log.info("trainer.idle", seconds=self._idle_seconds)
+                    break
         finally:
             self._ending.set()
             await asyncio.gather(*works.values(), return_exceptions=True)

@@ -94,19 +94,19 @@ async def carry_out(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, folder: Pa
     prefix = f"test-{uuid.uuid4().hex[:8]}."
     await request_a_run(kafka.address, postgres.url, prefix)
     keys, objects = new_keys(folder), Objects((folder / "objects").as_uri())
-    trainer = Trainer(small_project(steps=40), kafka.address, postgres.url, objects.url, folder / "scratch", prefix, keys=keys)
-    carried, stop = Carried(prefix), asyncio.Event()
+    trainer = Trainer(small_project(steps=40), kafka.address, postgres.url, objects.url, folder / "scratch", prefix, keys=keys, idle_seconds=3)
+    carried = Carried(prefix)
     follower = Follower(kafka.address, [prefix + TRAINING_RUNS.name])
     await follower.start()
-    running = asyncio.create_task(trainer.run(stop))
+    running = asyncio.create_task(trainer.run(asyncio.Event()))
     async with asyncio.timeout(180):
         while not carried.heard or carried.heard[-1].status not in (RunStatus.PUBLISHED, RunStatus.REJECTED, RunStatus.FAILED):
             await follower.deliver(lambda record: carried.heard.append(CODEC.decode(TrainingRun, record.value)))
             if trouble and carried.heard and carried.heard[-1].status is RunStatus.PROGRESS:
                 trouble(next(process.pid for process in multiprocessing.active_children() if process.name == "run-r1" and process.pid))
                 trouble = None
-    stop.set()
-    await running
+    async with asyncio.timeout(20):
+        await running  # ends by itself: there is nothing more to do
     await follower.stop()
     assert carried.heard[-1].status in (RunStatus.PUBLISHED, RunStatus.REJECTED), carried.heard[-1].reason
     assert all(moment.tokens_per_second and moment.memory_bytes for moment in carried.heard if moment.step is not None)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -32,6 +33,22 @@ def test_each_profile_runs_every_worker_once(profile: str) -> None:
 def test_the_environment_names_settings_that_there_are() -> None:
     named = {name for service in COMPOSE["services"].values() for name in service["environment"] if name.startswith("LOOM_")}
     assert {name.removeprefix("LOOM_").lower() for name in named} <= set(Settings.model_fields)
+
+
+MANIFESTS = list(yaml.safe_load_all((ROOT / "deploy/kubernetes/trainer.yaml").read_text()))
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=[manifest["kind"] for manifest in MANIFESTS])
+def test_kubernetes_takes_the_trainers_job(manifest: dict[str, Any]) -> None:
+    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_job_runs_a_worker_that_ends_when_it_is_idle() -> None:
+    (container,) = MANIFESTS[-1]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["args"][0] == "worker"
+    assert container["args"][1] in WORKERS
+    named = {variable["name"].removeprefix("LOOM_").lower() for variable in container["env"]}
+    assert "trainer_idle_seconds" in named <= set(Settings.model_fields)
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
