@@ -82,12 +82,12 @@ def together(training: Training, arguments: tuple[Any, ...], report: Report, con
 
 
 def _attempt(training: Training, arguments: tuple[Any, ...], report: Report, conditions: Conditions) -> tuple[str, bool] | None:
-    """None when all ended well; else the first error's words, none where a process was killed, and whether memory was short."""
-    with _launched(conditions.processes) as (launcher, members):
+    """None when all ended well; else the first error's words, none where a process was killed, and whether memory was short. Each process says one last word: its error, or None."""
+    with _launched(conditions.processes) as members:
         for member in members:
             member.send((training, arguments, conditions))
         trouble: tuple[str, bool] | None = None
-        talking = list(members)
+        talking, silent = list(members), len(members)
         while talking:
             heard = wait(talking)
             for member in [one for one in talking if one in heard]:
@@ -98,14 +98,14 @@ def _attempt(training: Training, arguments: tuple[Any, ...], report: Report, con
                     continue
                 if isinstance(word, Moment):
                     report(word)
-                else:
-                    trouble = trouble or word
-        code = launcher.wait(END_SECONDS)
-    return trouble or (("", False) if code else None)
+                    continue
+                silent -= 1
+                trouble = trouble or word
+    return ("", False) if silent else trouble  # who is killed says nothing, the others that they have lost it
 
 
 @contextmanager
-def _launched(count: int) -> Iterator[tuple[subprocess.Popen[bytes], list[Connection]]]:
+def _launched(count: int) -> Iterator[list[Connection]]:
     """torchrun with `count` processes, each of which has connected; all are gone at the end."""
     with tempfile.TemporaryDirectory(prefix="loom-") as folder, socket.socket(socket.AF_UNIX) as listener:  # a folder that is ours alone
         address = str(Path(folder) / "run")
@@ -123,7 +123,7 @@ def _launched(count: int) -> Iterator[tuple[subprocess.Popen[bytes], list[Connec
                     continue
             if len(members) < count:
                 raise RuntimeError(f"torchrun ended with {launcher.returncode} before its {count} processes began")
-            yield launcher, members
+            yield members
         finally:
             for member in members:
                 member.close()
@@ -156,6 +156,7 @@ def main(address: str) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
         training(*arguments, report=channel.send if is_first() else lambda _: None, conditions=conditions)
+        channel.send(None)
     except Exception as error:
         channel.send((f"{type(error).__name__}: {error}", is_out_of_memory(error)))
         raise
