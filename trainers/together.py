@@ -11,17 +11,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Client, Connection, wait
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from runtime.errors import InvalidInput
-from runtime.machine import cores
 from trainers.conditions import Conditions
 from trainers.progress import Moment, Report
 
@@ -34,7 +33,17 @@ ATTEMPTS = 4
 """Processes of which one is killed are started again together, and go on from the last checkpoint: so often."""
 START_SECONDS = 1.0
 END_SECONDS = 30.0
+WELL, SILENT = "well", "silent"
 Training = Callable[..., "PeftModel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The error of a process; `lost_another` where it is no more than that it can't reach another one."""
+
+    words: str
+    short_of_memory: bool
+    lost_another: bool
 
 
 def is_member() -> bool:
@@ -71,23 +80,23 @@ def together(training: Training, arguments: tuple[Any, ...], report: Report, con
         RuntimeError: one of them failed with another error, or was killed again and again.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        trouble = _attempt(training, arguments, report, conditions)
-        if trouble is None:
+        words = _attempt(training, arguments, report, conditions)
+        if all(word == WELL for word in words):
             return
-        words, is_short_of_memory = trouble
-        if words:
-            raise MemoryError(words) if is_short_of_memory else RuntimeError(words)
+        for word in words:
+            if isinstance(word, Failure) and not word.lost_another:
+                raise (MemoryError if word.short_of_memory else RuntimeError)(word.words)
         log.warning("training.goes_on", attempt=attempt, reason="one of its processes was killed")
     raise RuntimeError(f"one of {conditions.processes} processes was killed, {ATTEMPTS} times in a row")
 
 
-def _attempt(training: Training, arguments: tuple[Any, ...], report: Report, conditions: Conditions) -> tuple[str, bool] | None:
-    """None when all ended well; else the first error's words, none where a process was killed, and whether memory was short. Each process says one last word: its error, or None."""
+def _attempt(training: Training, arguments: tuple[Any, ...], report: Report, conditions: Conditions) -> list[Failure | str]:
+    """The last word of each process; of one that was killed, or ended since another had failed, there is none, and SILENT stands for it."""
     with _launched(conditions.processes) as members:
         for member in members:
             member.send((training, arguments, conditions))
-        trouble: tuple[str, bool] | None = None
-        talking, silent = list(members), len(members)
+        last: dict[Connection, Failure | str] = dict.fromkeys(members, SILENT)
+        talking = list(members)
         while talking:
             heard = wait(talking)
             for member in [one for one in talking if one in heard]:
@@ -98,10 +107,9 @@ def _attempt(training: Training, arguments: tuple[Any, ...], report: Report, con
                     continue
                 if isinstance(word, Moment):
                     report(word)
-                    continue
-                silent -= 1
-                trouble = trouble or word
-    return ("", False) if silent else trouble  # who is killed says nothing, the others that they have lost it
+                else:
+                    last[member] = word
+        return list(last.values())
 
 
 @contextmanager
@@ -112,7 +120,7 @@ def _launched(count: int) -> Iterator[list[Connection]]:
         listener.bind(address)
         listener.listen(count)
         listener.settimeout(START_SECONDS)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", __name__, address]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "trainers.member", address]
         launcher = subprocess.Popen(command)
         members: list[Connection] = []
         try:
@@ -133,37 +141,3 @@ def _launched(count: int) -> Iterator[list[Connection]]:
             except subprocess.TimeoutExpired:
                 launcher.kill()
                 launcher.wait()
-
-
-def _end_with(channel: Connection) -> None:
-    try:
-        channel.recv()
-    except (EOFError, OSError):
-        os._exit(1)
-
-
-def main(address: str) -> None:
-    """One of the processes: what to do comes through the socket at `address`, and what to say goes there."""
-    import torch
-
-    from trainers.memory import is_out_of_memory
-
-    channel = Client(address, "AF_UNIX")
-    training, arguments, conditions = channel.recv()
-    threading.Thread(target=_end_with, args=(channel,), daemon=True).start()
-    torch.set_num_threads(max(1, (conditions.threads or cores()) // conditions.processes))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    try:
-        training(*arguments, report=channel.send if is_first() else lambda _: None, conditions=conditions)
-        channel.send(None)
-    except Exception as error:
-        channel.send((f"{type(error).__name__}: {error}", is_out_of_memory(error)))
-        raise
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
