@@ -85,7 +85,7 @@ def fails_in_one(error: type[Exception], *, report: Report, conditions: Conditio
 @pytest.mark.parametrize(("error", "told"), [(MemoryError, MemoryError), (ValueError, RuntimeError)])
 def test_the_error_of_one_of_them_is_told_and_not_taken_for_its_death(error: type[Exception], told: type[Exception]) -> None:
     with pytest.raises(told, match=f"{error.__name__}: not so many rows"):
-        together(fails_in_one, (error,), lambda _: None, SHARED)  # type: ignore[arg-type]
+        together(fails_in_one, (error,), lambda _: None, SHARED)
     assert not members()
 
 
