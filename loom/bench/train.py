@@ -39,6 +39,8 @@ SEARCH = 0.4
 """The share of the steps that a rate is tried for."""
 MORE = 1.2
 """So many times the steps, where ours have not reached the loss of TRL's."""
+MOST = 3
+"""So many times TRL's steps, and ours have not reached its loss: 0 trainings an hour."""
 MAX_HELD_OUT = 200
 
 
@@ -65,19 +67,27 @@ def train_rows(source: Path, adapter: Adapter, name: str, base: str, quick: bool
     theirs: Side = partial(_trained, partial(_trl, base, learn, adapter.recipe), held_out)
     our_rate, their_rate = _best(ours, steps), _best(theirs, steps)
     baseline = [theirs(their_rate, steps)]
-    mine, our_steps = [ours(our_rate, steps)], steps
-    while mine[0].loss > baseline[0].loss:
-        our_steps = math.ceil(MORE * our_steps)
-        mine = [ours(our_rate, our_steps)]
+    first, our_steps = to_loss(baseline[0].loss, ours, our_rate, steps)
+    reached, mine = first.loss <= baseline[0].loss, [first]
     for _ in range(1, rounds):
         baseline.append(theirs(their_rate, steps))
         mine.append(ours(our_rate, our_steps))
     return [
-        Row.of("trainings an hour to the same held-out loss", "1/h", [3600 / one.seconds for one in mine], [3600 / one.seconds for one in baseline], GOAL),
+        Row.of("trainings an hour to the same held-out loss", "1/h", [3600 / one.seconds if reached else 0.0 for one in mine], [3600 / one.seconds for one in baseline], GOAL),
         Row.of("held-out loss, nats a token", "", [one.loss for one in mine], [one.loss for one in baseline]),
         Row.of("steps", "", [our_steps], [steps]),
         Row.of("rate", "", [our_rate], [their_rate]),
     ]
+
+
+def to_loss(wanted: float, side: Side, rate: float, steps: int) -> tuple[Trained, int]:
+    """A training that reaches the held-out loss `wanted`, and its steps, `steps` or more; the longest that was tried where none does."""
+    made = side(rate, steps)
+    longest = MOST * steps
+    while made.loss > wanted and steps < longest:
+        steps = math.ceil(MORE * steps)
+        made = side(rate, steps)
+    return made, steps
 
 
 def _best(side: Side, steps: int) -> float:
