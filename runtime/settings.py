@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     @property
     def trackers(self) -> tuple[str, ...]:
         """The experiment trackers by name."""
-        return tuple(name for name in self.report_to.replace(",", " ").split())
+        return tuple(self.report_to.replace(",", " ").split())
 
     @property
     def objects_url(self) -> str:

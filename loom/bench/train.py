@@ -69,7 +69,7 @@ def train_rows(source: Path, adapter: Adapter, name: str, base: str, quick: bool
     baseline = [theirs(their_rate, steps)]
     first, our_steps = to_loss(baseline[0].loss, ours, our_rate, steps)
     reached, mine = first.loss <= baseline[0].loss, [first]
-    for _ in range(1, rounds):
+    for _ in range(1, rounds if reached else 1):
         baseline.append(theirs(their_rate, steps))
         mine.append(ours(our_rate, our_steps))
     return [
