@@ -8,7 +8,7 @@ export UV_LINK_MODE ?= hardlink
 export GOMP_SPINCOUNT ?= 3000
 # Without an NVIDIA GPU, say UV_TORCH_BACKEND=cpu to save 5 GB where PyTorch's own index can be reached.
 
-.PHONY: setup demo test unit integration faults cluster lint lock clean
+.PHONY: setup demo test unit system integration faults cluster lint lock clean
 
 setup: $(VENV)/.ready
 
@@ -28,16 +28,22 @@ $(VENV)/.ready: requirements-cpu.txt pyproject.toml
 demo: setup
 	$(BIN)/loom demo $(if $(DOCS),--docs $(DOCS))
 
-test: lint unit integration faults
+# Side by side, a core each: half of what tests of the stack do is to wait
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
+
+test: lint unit system
 
 unit: setup
-	$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests/unit $(SIDE_BY_SIDE)
+
+system: setup
+	$(BIN)/python -m pytest tests/integration tests/faults $(SIDE_BY_SIDE)
 
 integration: setup
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest tests/integration $(SIDE_BY_SIDE)
 
 faults: setup
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest tests/faults $(SIDE_BY_SIDE)
 
 # Random faults on three brokers, twelve minutes: LOOM_TEST_SEED and LOOM_TEST_STORM_SECONDS make other and longer ones.
 cluster: setup
