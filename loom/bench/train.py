@@ -139,7 +139,7 @@ def _ours(base: str, rows: Sequence[sft.Tokens], recipe: Recipe, rate: float, st
 
 
 def _trl(base: str, rows: Sequence[sft.Tokens], recipe: Recipe, rate: float, steps: int, folder: Path) -> PeftModel:
-    """As TRL trains where nothing is said but what both sides share: the adapter's shape, rate, steps and effective batch."""
+    """As TRL trains prompts and completions where nothing is said but what both sides share: the adapter's shape, rate, steps and effective batch."""
     import torch
     from datasets import Dataset
     from peft import PeftModel
@@ -147,9 +147,10 @@ def _trl(base: str, rows: Sequence[sft.Tokens], recipe: Recipe, rate: float, ste
 
     at_once = min(SFTConfig.per_device_train_batch_size, recipe.batch_size)
     arguments = SFTConfig(
-        output_dir=str(folder), max_steps=steps, learning_rate=rate, gradient_accumulation_steps=recipe.batch_size // at_once, per_device_train_batch_size=at_once,
+        output_dir=str(folder), completion_only_loss=True, max_steps=steps, learning_rate=rate, gradient_accumulation_steps=recipe.batch_size // at_once, per_device_train_batch_size=at_once,
         report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
+    # TRL learns the completions alone where it is given both as text; given ids, it has to be told
     columns = {"input_ids": [p + c for p, c in rows], "completion_mask": [[0] * len(p) + [1] * len(c) for p, c in rows]}
     trainer = SFTTrainer(model=base, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=sft.lora_of(recipe))
     trainer.train()

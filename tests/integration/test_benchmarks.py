@@ -6,7 +6,9 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +18,9 @@ from runtime.errors import SettingsError
 from runtime.project import load_project
 from streams.cut import token_counter
 from tests.support.pdf import pdf_drawn, words
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 ROOT = Path(__file__).parents[2]
 PAIRS = ROOT.parent / "shared" / "data" / "docs-near-duplicates"
@@ -82,6 +87,19 @@ def test_both_sides_of_the_training_benchmark_learn_the_same(monkeypatch: pytest
     assert loss.baseline is not None
     assert loss.ours <= loss.baseline < 5.0
     assert 3 <= found["steps"].ours < 50
+
+
+@pytest.mark.parametrize("side", [train._ours, train._trl])
+def test_neither_side_of_the_training_benchmark_learns_prompts(side: Callable[..., PeftModel], tmp_path: Path) -> None:
+    project = load_project(ROOT / "examples/pebblewire/loom.toml")
+    base, recipe = project.base_folder, project.adapters["classifier"].recipe
+    prompt, completion = list(range(100, 130)), [7, 8]
+    model = side(base, [(prompt, completion)] * recipe.batch_size, recipe, 4e-3, 12, tmp_path)
+    with model.disable_adapter():
+        before = [train.completion_loss(model, [rows]) for rows in ((prompt[:1], prompt[1:]), (prompt, completion))]
+    after = [train.completion_loss(model, [rows]) for rows in ((prompt[:1], prompt[1:]), (prompt, completion))]
+    assert after[1] < 0.1 * before[1]
+    assert after[0] > 0.8 * before[0]
 
 
 def test_a_file_without_held_out_rows_says_so(tmp_path: Path) -> None:
