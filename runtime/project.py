@@ -44,6 +44,7 @@ class Cpt(_Table):
     """Continued pre-training of the base on the documents; adapters wait for its first run to end."""
 
     min_examples: int = Field(default=1000, ge=1, description="New chunks that start a run.")
+    method: Literal["lora", "full"] = Field(default="lora", description="Train an adapter and merge it, or all weights: learns more, forgets more, and takes 16 bytes a weight.")
     recipe: Recipe = Recipe(learning_rate=5e-4, epochs=1.0)
 
 

@@ -34,8 +34,8 @@ def _counts(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in WEIGHTS)
 
 
-def load_model(folder: str) -> PreTrainedModel:
-    """The model in float32 on a CPU, in its own type on a GPU.
+def load_model(folder: str, *, is_trainable: bool = False) -> PreTrainedModel:
+    """The model in float32 on a CPU or where its own weights are trained, else in its own type.
 
     Eager attention on a CPU: the backward pass of torch's fused one takes a quarter of a step at these lengths.
     """
@@ -43,7 +43,8 @@ def load_model(folder: str) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     on_gpu = torch.cuda.is_available()
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if on_gpu else torch.float32, device_map="cuda" if on_gpu else None, attn_implementation=None if on_gpu else "eager")
+    dtype = "auto" if on_gpu and not is_trainable else torch.float32
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map="cuda" if on_gpu else None, attn_implementation=None if on_gpu else "eager")
     return model
 
 

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from trainers.together import agreed
+from trainers.together import agreed, is_first
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 log = structlog.get_logger()
 
 EVERY_SECONDS = 30.0
 FOLDER, PREFIX, WEIGHTS = "checkpoints", "checkpoint-", "adapter_model.safetensors"
+_LAST = ("model.safetensors.index.json", "model.safetensors", WEIGHTS)
+"""Weights of a large model are in several files, before what lists them."""
 STATE = "trainer_state.json"
 """What transformers writes last."""
 
@@ -72,15 +75,17 @@ def train_on(trainer: Any, folder: Path) -> Any:
     return trainer.model
 
 
-def keep(adapter: PeftModel, folder: Path) -> None:
-    """Writes an adapter to `folder`, its weights last: where they are, the adapter is whole."""
+def keep(model: PeftModel | PreTrainedModel, folder: Path) -> None:
+    """Writes an adapter or a whole model to `folder`, its weights last: where they are, it is whole. Of processes that share a training the first one does."""
+    if not is_first():
+        return
     part = folder / "part"
-    adapter.save_pretrained(str(part), safe_serialization=True)
-    for path in sorted(part.iterdir(), key=lambda path: path.name == WEIGHTS):
+    model.save_pretrained(str(part), safe_serialization=True)
+    for path in sorted(part.iterdir(), key=lambda path: _LAST.index(path.name) if path.name in _LAST else -1):
         path.replace(folder / path.name)
     part.rmdir()
 
 
 def is_kept(folder: Path) -> bool:
     """Whether `keep` has ended there."""
-    return (folder / WEIGHTS).exists()
+    return any((folder / name).exists() for name in _LAST)

@@ -19,7 +19,7 @@ from trainers.conditions import ALONE, Conditions
 from trainers.order import tokens_of_steps, training_order
 from trainers.progress import Report, reporter
 from trainers.sft import common_arguments
-from trainers.together import is_first, is_member, share_of, together
+from trainers.together import is_member, share_of, together
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -68,6 +68,5 @@ def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: 
     trained = train_on(trainer, folder)
     assert isinstance(trained, PeftModel)
     trained.delete_adapter("ref")
-    if is_first():
-        keep(trained, folder)
+    keep(trained, folder)
     return trained

@@ -94,13 +94,15 @@ def shape_of(base: str) -> Shape:
     )  # fmt: skip
 
 
-def training(shape: Shape, recipe: Recipe, machine: Machine, examples: int, tokens: float, rows: int) -> Training:
-    """Of a LoRA adapter, on so many examples of `tokens` tokens each, with `rows` of them in memory at once. Pure."""
+def training(shape: Shape, recipe: Recipe, machine: Machine, examples: int, tokens: float, rows: int, *, is_whole: bool = False) -> Training:
+    """Of a LoRA adapter, or of all weights, on so many examples of `tokens` tokens each, with `rows` of them in memory at once. Pure."""
     steps = recipe.steps_of(examples)
-    lora = recipe.rank * shape.lora_weights_a_rank
-    activations = math.ceil(rows * tokens * activation_numbers(shape, recipe.rank, tokens) * machine.bytes_a_number)
-    memory = shape.weights * machine.bytes_a_number + lora * ADAM_BYTES + math.ceil(WORKSPACE * activations) + (0 if machine.is_gpu else PROCESS_BYTES)
-    operations = steps * recipe.batch_size * tokens * token_operations(shape, lora, tokens)
+    rank = 0 if is_whole else recipe.rank
+    lora = rank * shape.lora_weights_a_rank
+    activations = math.ceil(rows * tokens * activation_numbers(shape, rank, tokens) * machine.bytes_a_number)
+    weights = shape.weights * (ADAM_BYTES if is_whole else machine.bytes_a_number) + lora * ADAM_BYTES
+    memory = weights + math.ceil(WORKSPACE * activations) + (0 if machine.is_gpu else PROCESS_BYTES)
+    operations = steps * recipe.batch_size * tokens * token_operations(shape, lora, tokens, is_whole=is_whole)
     return Training(memory, activations, steps, operations / (EFFICIENCY * machine.flops))
 
 
@@ -110,10 +112,10 @@ def activation_numbers(shape: Shape, rank: int, tokens: float) -> float:
     return shape.layers * layer + shape.width
 
 
-def token_operations(shape: Shape, lora: int, tokens: float) -> float:
+def token_operations(shape: Shape, lora: int, tokens: float, *, is_whole: bool) -> float:
     """Of forward and backward pass: frozen weights are not differentiated, an adapter's are. Pure."""
     attention = 6 * 2 * shape.layers * shape.width * tokens
-    return 4 * shape.linear_weights + 6 * lora + attention
+    return (6 if is_whole else 4) * shape.linear_weights + 6 * lora + attention
 
 
 def serving(shape: Shape, rank: int, adapters: int) -> Serving:

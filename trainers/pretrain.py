@@ -1,4 +1,4 @@
-"""Continued pre-training of the base on the documents, with LoRA, merged into a Domain-Base.
+"""Continued pre-training of the base on the documents, of all its weights or with LoRA, merged into a Domain-Base.
 
 Merged, since new epochs serve as one model that adapters are forked from (Gururangan et al. 2020, arXiv:2004.10964:
 adapt to the domain first, then to the task).
@@ -19,10 +19,11 @@ from runtime.signing import SIGNATURE
 from runtime.tasks.prompt import load_tokenizer
 from schemas.events import Split
 from trainers.artifact import Made
+from trainers.base_model import load_model
 from trainers.conditions import ALONE, Conditions
 from trainers.gate import judge_base
 from trainers.progress import Report
-from trainers.sft import train
+from trainers.sft import Tokens, train, train_whole
 from trainers.snapshot import Row
 
 if TYPE_CHECKING:
@@ -39,12 +40,14 @@ def make(cpt: Cpt, base: str, rows: Sequence[Row], folder: Path, report: Report,
     tokenizer, size = load_tokenizer(base), cpt.recipe.max_tokens
     learn = list(windows(tokenizer, [row for row in rows if row.split is Split.TRAIN], size))
     held_out = spread(list(windows(tokenizer, [row for row in rows if row.split is Split.EVALUATION], size)), MAX_HELD_OUT)
-    model = train(base, [([], window) for window in learn], cpt.recipe, folder / "lora", report, conditions)
-    with model.disable_adapter():
-        before = losses(model, held_out)
-    merged = model.merge_and_unload()
-    after = losses(merged, held_out)
-    merged.to(torch.bfloat16).save_pretrained(folder, safe_serialization=True)
+    texts: list[Tokens] = [([], window) for window in learn]
+    before = losses(load_model(base), held_out)
+    if cpt.method == "full":
+        learnt = train_whole(base, texts, cpt.recipe, folder / "full", report, conditions)
+    else:
+        learnt = train(base, texts, cpt.recipe, folder / "lora", report, conditions).merge_and_unload()
+    after = losses(learnt, held_out)
+    learnt.to(torch.bfloat16).save_pretrained(folder, safe_serialization=True)
     for name in TOKENIZER_FILES:
         if (Path(base) / name).exists():
             shutil.copy(Path(base) / name, folder / name)

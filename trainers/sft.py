@@ -1,4 +1,4 @@
-"""Training of LoRA adapters with TRL and PEFT: supervised, or on raw text.
+"""Training with TRL and PEFT, of LoRA adapters or of all weights: supervised, or on raw text.
 
 Loss on completions alone, with masks from the one renderer; LoRA on all linear layers (Hu et al. 2021,
 arXiv:2106.09685; all layers: Dettmers et al. 2023, arXiv:2305.14314, section 4), never on embeddings or head, which
@@ -23,10 +23,11 @@ from trainers.order import tokens_of_steps, training_order
 from trainers.packing import IGNORED, packed
 from trainers.precision import is_bfloat16_faster
 from trainers.progress import Report, reporter
-from trainers.together import is_first, is_member, share_of, together
+from trainers.together import is_member, share_of, together
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel
 
 WIDTH_TOKENS = 32
 """Where rows are padded, they are as wide as a multiple of this: kernels are made anew for each width."""
@@ -46,13 +47,50 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
     """
     if is_kept(folder):
         return with_adapter(base, folder)
+    learnt = _learnt(rows, recipe)
+    if _is_shared(recipe, conditions):
+        together(partial(train, start=start), (base, rows, recipe, folder), report, conditions)
+        return with_adapter(base, folder)
+    from peft import PeftModel
+
+    model = with_adapter(base, start, is_trainable=True) if start else load_model(base)
+    trained = _fit(model, None if start else lora_of(recipe), load_tokenizer(base), learnt, recipe, folder, report, conditions)
+    assert isinstance(trained, PeftModel)
+    keep(trained, folder)
+    return trained
+
+
+def train_whole(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, report: Report, conditions: Conditions = ALONE) -> PreTrainedModel:
+    """`base` with all its weights trained, in float32; else as `train`."""
+    if is_kept(folder):
+        return load_model(str(folder), is_trainable=True)
+    learnt = _learnt(rows, recipe)
+    if _is_shared(recipe, conditions):
+        together(train_whole, (base, rows, recipe, folder), report, conditions)
+        return load_model(str(folder), is_trainable=True)
+    from transformers import PreTrainedModel
+
+    trained = _fit(load_model(base, is_trainable=True), None, load_tokenizer(base), learnt, recipe, folder, report, conditions)
+    assert isinstance(trained, PreTrainedModel)
+    keep(trained, folder)
+    return trained
+
+
+def _learnt(rows: Sequence[Tokens], recipe: Recipe) -> list[Tokens]:
     learnt = fitting(rows, recipe)
     if not learnt:
         raise InvalidInput(f"none of {len(rows)} examples has at most {recipe.max_tokens} tokens: raise max_tokens in the recipe")
-    if conditions.processes > 1 and not is_member():
-        share_of(recipe.batch_size, conditions)
-        together(partial(train, start=start), (base, rows, recipe, folder), report, conditions)
-        return with_adapter(base, folder)
+    return learnt
+
+
+def _is_shared(recipe: Recipe, conditions: Conditions) -> bool:
+    """Whether other processes are to be started that carry the training out."""
+    share_of(recipe.batch_size, conditions)
+    return conditions.processes > 1 and not is_member()
+
+
+def _fit(model: PeftModel | PreTrainedModel, lora: LoraConfig | None, tokenizer: Any, learnt: Sequence[Tokens], recipe: Recipe, folder: Path, report: Report, conditions: Conditions) -> Any:
+    """The model as TRL has trained it: what is trainable of it, or with `lora` a new adapter."""
     import torch
     from datasets import Dataset
     from peft import PeftModel
@@ -81,17 +119,12 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
         **common_arguments(folder, recipe, recipe.batch_size, rows_on_a_cpu(mean(lengths)), conditions), max_steps=steps, learning_rate=recipe.learning_rate, max_length=recipe.max_tokens,
         packing=False, pad_to_multiple_of=WIDTH_TOKENS,
     )  # fmt: skip
-    model = with_adapter(base, start, is_trainable=True) if start else load_model(base)
     with packed(model.get_base_model() if isinstance(model, PeftModel) else model) as collate:
         trainer = CompletionLoss(
-            model=model, args=arguments, data_collator=collate, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=None if start else lora_of(recipe),
+            model=model, args=arguments, data_collator=collate, train_dataset=Dataset.from_dict(columns), processing_class=tokenizer, peft_config=lora,
             callbacks=[reporter(report, tokens_of_steps(order, lengths, recipe.batch_size)), saver()],
         )  # fmt: skip
-        trained = train_on(trainer, folder)
-    assert isinstance(trained, PeftModel)
-    if is_first():
-        keep(trained, folder)
-    return trained
+        return train_on(trainer, folder)
 
 
 def fitting(rows: Sequence[Tokens], recipe: Recipe) -> list[Tokens]:

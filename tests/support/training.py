@@ -1,4 +1,4 @@
-"""A training in a process of its own: `python -m tests.support.training sft|dpo FOLDER`. It says each tenth step, and keeps a checkpoint at every one."""
+"""A training in a process of its own: `python -m tests.support.training sft|whole|dpo FOLDER`. It says each tenth step, and keeps a checkpoint at every one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ def main(kind: str, folder: Path) -> None:
     tokenizer = load_tokenizer(BASE)
     texts = [(f"item {i} of {'many ' * (i % 7)}:", f" good {i}", f" poor {i}") for i in range(240)]
     pairs = [(tokenizer.encode(prompt), tokenizer.encode(chosen), tokenizer.encode(rejected)) for prompt, chosen, rejected in texts]
-    recipe = Recipe(max_steps=STEPS if kind == "sft" else 5, batch_size=8, epochs=9.0)
-    sft.train(BASE, [(prompt, chosen) for prompt, chosen, _ in pairs], recipe, folder / "sft", said if kind == "sft" else lambda *_: None)
-    if kind == "dpo":
-        dpo.align(BASE, folder / "sft", pairs, recipe, Dpo(), folder / "dpo", said)
+    recipe, rows = Recipe(max_steps=STEPS, batch_size=8, epochs=9.0), [(prompt, chosen) for prompt, chosen, _ in pairs]
+    match kind:
+        case "sft":
+            sft.train(BASE, rows, recipe, folder / kind, said)
+        case "whole":
+            sft.train_whole(BASE, rows, recipe.model_copy(update={"learning_rate": 5e-4}), folder / kind, said)
+        case "dpo":
+            sft.train(BASE, rows, recipe.model_copy(update={"max_steps": 5}), folder / "sft", lambda *_: None)
+            dpo.align(BASE, folder / "sft", pairs, recipe, Dpo(), folder / kind, said)
 
 
 if __name__ == "__main__":

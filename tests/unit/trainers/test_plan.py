@@ -58,6 +58,13 @@ def test_more_examples_take_more_time_and_no_more_memory_and_longer_ones_more_of
     assert training(large, replace_steps(recipe, 50), H100, 1600, 200, 4).steps == 50
 
 
+def test_all_weights_take_sixteen_bytes_each_and_half_as_much_time_again(large: Shape) -> None:
+    recipe = Recipe(epochs=2, batch_size=16)
+    lora, whole = (training(large, recipe, H100, 1600, 200, 4, is_whole=is_whole) for is_whole in (False, True))
+    assert whole.memory_bytes > 16 * large.weights > 7 * lora.memory_bytes / 2
+    assert whole.seconds == pytest.approx(1.5 * lora.seconds, rel=0.05)
+
+
 def test_half_the_rows_at_once_are_half_the_activations() -> None:
     shape = shape_of(BASE)
     whole, half = (training(shape, Recipe(), CPU, 1000, 100, rows) for rows in (8, 4))
