@@ -148,8 +148,7 @@ def judged_by(adapter: Adapter, rows: Sequence[Row], tokenizer: Any, shortlist: 
     """The held-out examples of `rows` that a version is judged by, each with what serving would put on offer; those that the live version's run did
     not have are new, the first of the first version's are the anchors, or its own where it is the first."""
     held_out = [row for row in rows if row.split is Split.EVALUATION and not row.is_pair]
-    shown = _shown(held_out, shortlist.narrow(adapter.spec, [row.body["input"] for row in held_out]))
-    fitting = [one for one in shown if len(prompt_ids(tokenizer, one.prompt)) <= adapter.recipe.max_tokens]
+    fitting = [one for one in served(adapter.spec, held_out, shortlist) if len(prompt_ids(tokenizer, one.prompt)) <= adapter.recipe.max_tokens]
     ids = [one.row.example_id for one in fitting]
     first = example_ids(earlier.first) if earlier.first else frozenset(ids)
     had = example_ids(earlier.live) if earlier.live else frozenset(ids)
@@ -159,6 +158,11 @@ def judged_by(adapter: Adapter, rows: Sequence[Row], tokenizer: Any, shortlist: 
     asked = tuple(one for one in fitting if one.row.example_id in chosen)
     places = {one.row.example_id: i for i, one in enumerate(asked)}
     return HeldOut(asked, tuple(sorted(places[one] for one in new)), tuple(sorted(places[one] for one in anchors)))
+
+
+def served(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist) -> list[Asked]:
+    """Held-out examples, each with what is on offer in serving."""
+    return _shown(rows, shortlist.narrow(spec, [row.body["input"] for row in rows]))
 
 
 def offers(spec: TaskSpec, rows: Sequence[Row], shortlist: Shortlist) -> list[Asked]:

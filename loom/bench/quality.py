@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 
-from loom.bench.scores import Score, constant, paired, share, tfidf
+from loom.bench.scores import Score, constant, minilm_head, paired, share, tfidf
+from loom.bench.whole import MODE, Whole
 from runtime.encoder import minilm
 from runtime.errors import SettingsError
 from runtime.tasks.chat import sentences
@@ -38,8 +39,8 @@ class Names:
     types: tuple[str, ...] = ()
 
 
-async def quality(rows: Sequence[Row], train: Sequence[Row], url: str, names: Names) -> list[Score]:
-    """Scores of every kind that `rows` allow; baselines are trained on `train`.
+async def quality(rows: Sequence[Row], train: Sequence[Row], url: str, names: Names, whole: Whole | None = None) -> list[Score]:
+    """Scores of every kind that `rows` allow; baselines are trained on `train`, and so is `whole`.
 
     A test may bring its own labels, entity types and tools: then these are on offer instead of the declared ones.
 
@@ -50,7 +51,8 @@ async def quality(rows: Sequence[Row], train: Sequence[Row], url: str, names: Na
         asker = Asker(http)
         try:
             (await http.get("/healthz")).raise_for_status()
-            return [s for make in (labels, calls, entities, answers) for s in await make(asker, rows, train, names)]
+            scores = [s for make in (labels, calls, entities, answers) for s in await make(asker, rows, train, names, whole)]
+            return scores + (whole.scores if whole else [])
         except httpx.HTTPStatusError as error:
             raise SettingsError(f"{url}: {error.response.text}") from error
         except httpx.HTTPError as error:
@@ -82,7 +84,7 @@ class Asker:
         return list(await asyncio.gather(*(post(path, body) for path, body in bodies)))
 
 
-async def labels(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names) -> list[Score]:
+async def labels(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names, whole: Whole | None = None) -> list[Score]:
     """Rows with `label`: accuracy and macro-F1."""
     rows, train = [row for row in rows if "label" in row], [row for row in train if "label" in row]
     if not rows:
@@ -93,7 +95,11 @@ async def labels(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names:
     made = {mode: await asker.one(adapter, rows, lambda _: {"labels": choices}) for mode, adapter in (("adapter alone", names.classifier), ("base alone", f"{names.classifier}@base"))}
     if train:
         made["constant"] = constant([row["label"] for row in train], len(rows))
-        made["TF-IDF"] = tfidf([row["text"] for row in train], [row["label"] for row in train], [row["text"] for row in rows])
+        known, asked = ([row["text"] for row in part] for part in (train, rows))
+        made["TF-IDF"] = tfidf(known, [row["label"] for row in train], asked)
+        made["linear head on MiniLM"] = await asyncio.to_thread(minilm_head, known, [row["label"] for row in train], asked)
+        if whole and choices == names.labels:
+            made[MODE] = await asyncio.to_thread(whole.answers, names.classifier, train, [{**row, "label": label} for row, label in zip(rows, wanted, strict=True)])
     hits = {mode: [a == w for a, w in zip(answers, wanted, strict=True)] for mode, answers in made.items()}
     scores = [share("label is right", mode, right) for mode, right in hits.items()]
     scores += [Score("label macro-F1", mode, macro_f1(answers, wanted), None, None, len(rows)) for mode, answers in made.items()]
@@ -120,7 +126,7 @@ def _offered_tools(row: Row) -> Mapping[str, Any]:
     return {"tools": row["tools"]} if "tools" in row else {}
 
 
-async def calls(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names) -> list[Score]:
+async def calls(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names, whole: Whole | None = None) -> list[Score]:
     """Rows with `calls`: right tool, right tool with all arguments, no call for what is out of scope, several calls."""
     rows = [row for row in rows if "calls" in row]
     single, outside = [row for row in rows if len(row["calls"]) == 1], [row for row in rows if not row["calls"]]
@@ -138,7 +144,10 @@ async def calls(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: 
         scores.append(share("out of scope is kept from it", "router alone", [not routed[id(row)] for row in outside]))
         if several := [row for row in rows if len(row["calls"]) > 1]:
             scores.append(share("all calls of two intents", "router and adapter", [[r["output"] for r in routed[id(row)] if r["output"]] == row["calls"] for row in several]))
-        made |= _baselines(both, [row for row in train if "calls" in row])
+        known = [row for row in train if "calls" in row]
+        made |= _baselines(both, known)
+        if whole and known:
+            made[MODE] = await asyncio.to_thread(whole.answers, names.tool, known, both)
     return scores + _judged(made, [_only(row["calls"]) for row in both], len(single))
 
 
@@ -148,11 +157,12 @@ def _only(found: Sequence[Any]) -> Any:
 
 
 def _baselines(rows: Sequence[Row], train: Sequence[Row]) -> dict[str, list[Any]]:
-    """Calls without arguments by the commonest tool and by TF-IDF."""
+    """Calls without arguments: the commonest tool, and those of linear models."""
     if not train:
         return {}
     names = [row["calls"][0]["tool"] if row["calls"] else NO_CALL for row in train]
-    guesses = {"constant": constant(names, len(rows)), "TF-IDF": tfidf([row["text"] for row in train], names, [row["text"] for row in rows])}
+    known, asked = ([row["text"] for row in part] for part in (train, rows))
+    guesses = {"constant": constant(names, len(rows)), "TF-IDF": tfidf(known, names, asked), "linear head on MiniLM": minilm_head(known, names, asked)}
     return {mode: [None if name == NO_CALL else {"tool": name} for name in found] for mode, found in guesses.items()}
 
 
@@ -166,11 +176,11 @@ def _judged(made: Mapping[str, Sequence[Any]], wanted: Sequence[Any], single: in
     kinds = [kind for kind in kinds if wanted[kind[2]]]
     scores = [share(what, mode, hits(mode, right, cases)) for what, right, cases in kinds for mode in made]
     return scores + [
-        paired(what, f"adapter over {mode}", hits("adapter alone", right, cases), hits(mode, right, cases)) for what, right, cases in kinds[:2] for mode in made if mode in ("base alone", "TF-IDF", "constant")
+        paired(what, f"adapter over {mode}", hits("adapter alone", right, cases), hits(mode, right, cases)) for what, right, cases in kinds[:2] for mode in made if mode not in ("adapter alone", "router and adapter")
     ]
 
 
-async def entities(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names) -> list[Score]:
+async def entities(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names, whole: Whole | None = None) -> list[Score]:
     """Rows with `entities`: micro F1 of exact spans, and texts with all spans right."""
     rows = [row for row in rows if "entities" in row]
     if not rows:
@@ -180,13 +190,17 @@ async def entities(asker: Asker, rows: Sequence[Row], train: Sequence[Row], name
     types = set(spell.values())
     offer = {} if types <= set(names.types) else {"labels": sorted(types)}
     made = {mode: [a or [] for a in await asker.one(adapter, rows, lambda _: offer)] for mode, adapter in (("adapter alone", names.entities), ("base alone", f"{names.entities}@base"))}
+    known = [row for row in train if "entities" in row]
+    if whole and known and not offer:
+        spelled = [{**row, "entities": [e | {"label": spell[e["label"]]} for e in row["entities"]]} for row in rows]
+        made[MODE] = [a or [] for a in await asyncio.to_thread(whole.answers, names.entities, known, spelled)]
     exact = {mode: [spans(a) == spans(w) for a, w in zip(answers, wanted, strict=True)] for mode, answers in made.items()}
     scores = [Score("entity F1", mode, entity_f1(answers, wanted), None, None, len(rows)) for mode, answers in made.items()]
     scores += [share("all entities right", mode, right) for mode, right in exact.items()]
-    return [*scores, paired("all entities right", "adapter over base alone", exact["adapter alone"], exact["base alone"])]
+    return scores + [paired("all entities right", f"adapter over {mode}", exact["adapter alone"], exact[mode]) for mode in made if mode != "adapter alone"]
 
 
-async def answers(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names) -> list[Score]:
+async def answers(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names, whole: Whole | None = None) -> list[Score]:
     """Rows with `passage` and the `answer` that stands in it: mean overlap of words, and the answers that overlap nearly whole."""
     rows = [row for row in rows if "answer" in row]
     if not rows:
@@ -199,6 +213,9 @@ async def answers(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names
     made["first sentence"] = [sentences(row["passage"])[0] for row in rows]
     made["most words shared"] = [_most_shared(row["text"], sentences(row["passage"])) for row in rows]
     made["nearest by MiniLM"] = await asyncio.to_thread(_nearest, rows)
+    known = [row for row in train if "answer" in row]
+    if whole and known:
+        made[MODE] = [a or "" for a in await asyncio.to_thread(whole.answers, names.chat, known, rows)]
     overlap = {mode: [token_f1(got, row["answer"]) for got, row in zip(found, rows, strict=True)] for mode, found in made.items()}
     right = {mode: [value >= NEARLY for value in values] for mode, values in overlap.items()}
     scores = [Score("answer, overlap of words", mode, sum(values) / len(values), None, None, len(rows)) for mode, values in overlap.items()]

@@ -12,9 +12,11 @@ from typing import Any
 
 from loom.bench.compare import Row
 from loom.labels import numbered_lines, row_of
+from runtime.encoder import minilm
 from runtime.errors import SettingsError
 
 Z = 1.96
+UNITS = ("ms", "s", "MiB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def compared(scores: Sequence[Score]) -> list[Row]:
     rows = []
     for what in dict.fromkeys(score.what for score in single):
         ours, *others = [score for score in single if score.what == what]
-        unit = "ms" if what.endswith(" ms") else "share"
+        unit = next((unit for unit in UNITS if what.endswith(f" {unit}")), "share")
         for other in others:
             ratio = ours.value / other.value if other.value else None
             rows.append(Row(f"{what}: {ours.mode} beside {other.mode}", unit, ours.value, other.value, ratio, None, None, _interval(ours), _interval(other)))
@@ -110,10 +112,19 @@ def constant(train: Sequence[str], count: int) -> list[str]:
 def tfidf(texts: Sequence[str], labels: Sequence[str], asked: Sequence[str]) -> list[str]:
     """The labels of `asked` by a linear model on TF-IDF of words and character n-grams, trained on `texts`."""
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline, make_union
+    from sklearn.pipeline import make_union
 
     features = make_union(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True))
-    model = make_pipeline(features, LogisticRegression(C=10.0, max_iter=1000))
-    model.fit(list(texts), list(labels))
-    return [str(label) for label in model.predict(list(asked))]
+    return _linear(features.fit_transform(list(texts)), labels, features.transform(list(asked)))
+
+
+def minilm_head(texts: Sequence[str], labels: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """The labels of `asked` by a linear model on MiniLM's vectors, trained on `texts`."""
+    return _linear(minilm().encode(texts), labels, minilm().encode(asked))
+
+
+def _linear(known: Any, labels: Sequence[str], asked: Any) -> list[str]:
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=10.0, max_iter=1000).fit(known, list(labels))
+    return [str(label) for label in model.predict(asked)]

@@ -22,11 +22,12 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows to
 
 def quality(
     test: Annotated[Path, typer.Option("--test", help="JSON lines of {text, label}, {text, calls}, {text, tools, calls}, {text, entities} or {text, passage, answer}.")],
-    train: Annotated[Path | None, typer.Option("--train", help="Rows of the same form, or frames (.toml): what the baselines (constant, TF-IDF) are trained on.")] = None,
+    train: Annotated[Path | None, typer.Option("--train", help="Rows of the same form, or frames (.toml): what the baselines (constant, TF-IDF, a linear head on MiniLM) are trained on.")] = None,
     classifier: Annotated[str, typer.Option("--classifier", help="Adapter that the labels are for.")] = "classifier",
     tool: Annotated[str, typer.Option("--tool", help="Adapter that the calls are for.")] = "tool",
     entities: Annotated[str, typer.Option("--entities", help="Adapter that the entities are for.")] = "ner",
     chat: Annotated[str, typer.Option("--chat", help="Adapter that the answers are for.")] = "chat",
+    whole: Annotated[bool, typer.Option("--whole", help="Also train all weights of the base on the rows of --train, by the adapter's recipe: minutes.")] = False,
     data: Data = None,
     quick: Quick = False,
     json_file: JsonFile = None,
@@ -38,14 +39,18 @@ def quality(
     from loom.bench.quality import Names
     from loom.bench.quality import quality as score_quality
     from loom.bench.scores import load_rows
+    from loom.bench.whole import Whole
+    from runtime.errors import SettingsError
     from runtime.project import load_project
 
     settings = connected_settings(data=data)
-    declared = load_project(settings.project).adapters
+    declared = (loaded := load_project(settings.project)).adapters
     labels, types = (declared[name].labels if name in declared else () for name in (classifier, entities))
     rows, known = load_rows(test)[:: TENTH if quick else 1], load_rows(train) if train else []
-    url = f"http://{settings.http_host}:{settings.http_port}"
-    _show_scores("quality", asyncio.run(score_quality(rows, known, url, Names(classifier, tool, entities, chat, labels, types))), json_file)
+    if whole and not known:
+        raise SettingsError("--whole trains on the rows of --train: name a file of them")
+    url, names = f"http://{settings.http_host}:{settings.http_port}", Names(classifier, tool, entities, chat, labels, types)
+    _show_scores("quality", asyncio.run(score_quality(rows, known, url, names, Whole(loaded) if whole else None)), json_file)
 
 
 def router(

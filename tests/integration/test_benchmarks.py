@@ -14,6 +14,7 @@ import pytest
 
 from loom.bench import train
 from loom.bench.dedup import accuracy, editions, judged, shares, store
+from loom.bench.whole import Whole
 from runtime.errors import SettingsError
 from runtime.project import load_project
 from streams.cut import token_counter
@@ -100,6 +101,20 @@ def test_neither_side_of_the_training_benchmark_learns_prompts(side: Callable[..
     after = [train.completion_loss(model, [rows]) for rows in ((prompt[:1], prompt[1:]), (prompt, completion))]
     assert after[1] < 0.1 * before[1]
     assert after[0] > 0.8 * before[0]
+
+
+def test_all_weights_learn_what_an_adapter_would() -> None:
+    project = load_project(ROOT / "examples/pebblewire/loom.toml")
+    adapter = project.adapters["classifier"]
+    quick = adapter.model_copy(update={"recipe": adapter.recipe.model_copy(update={"max_steps": 30, "epochs": 9.0, "learning_rate": 5e-3})})
+    texts = {"POSITIVE": "I love the {}", "NEGATIVE": "the {} is broken again", "NEUTRAL": "where is the {}"}
+    rows = [{"text": text.format(f"thing {i}"), "label": label} for label, text in texts.items() for i in range(40)]
+    whole = Whole(project.model_copy(update={"adapters": {"classifier": quick}}))
+    said = whole.answers("classifier", [row for i, row in enumerate(rows) if i % 4], rows[::4])
+    assert sum(answer == row["label"] for answer, row in zip(said, rows[::4], strict=True)) >= 27
+    assert [(score.what, score.count) for score in whole.scores] == [("training of classifier, s", 90), ("training of classifier, MiB", 90)]
+    with pytest.raises(SettingsError, match="a row is none of adapter classifier"):
+        whole.answers("classifier", [{"text": "hi", "label": "ODD"}], [])
 
 
 def test_a_file_without_held_out_rows_says_so(tmp_path: Path) -> None:
