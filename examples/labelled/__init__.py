@@ -1,0 +1,1 @@
+"""Adapters from public labelled sets."""
