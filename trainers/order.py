@@ -6,27 +6,18 @@ import math
 import random
 from collections.abc import Sequence
 
-POOL_BATCHES = 50
-FEWEST_POOLS = 4
-"""Rows of like length are sought among so many batches at a time, in a quarter of an epoch at most: enough to pad little, few enough to stay random."""
-
 
 def training_order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> list[int]:
-    """Places in `lengths`, `rows` of them: epoch after epoch shuffled, in batches of like length, which come in no order.
+    """Places in `lengths`, `rows` of them: epoch after epoch shuffled, and within each step of `batch` by length, so that what is in memory at once is alike.
 
-    Source: the pools of transformers' `LengthGroupedSampler`, whose order hangs on the random state at the time.
+    Steps of rows of like length would pad less and learn less: examples of one length are of one kind, and each step would learn that kind alone (docs/benchmarks.md).
     """
     order: list[int] = []
-    epochs = math.ceil(rows / len(lengths)) if lengths else 0
-    for epoch in range(epochs):
-        rng, places = random.Random(f"{seed}:{epoch}"), list(range(len(lengths)))
-        rng.shuffle(places)
-        size = batch * max(1, min(POOL_BATCHES, len(places) // (batch * FEWEST_POOLS)))
-        alike = [place for at in range(0, len(places), size) for place in sorted(places[at : at + size], key=lambda place: lengths[place])]
-        *batches, last = [alike[at : at + batch] for at in range(0, len(alike), batch)]
-        rng.shuffle(batches)
-        order += [place for rows_alike in (*batches, last) for place in rows_alike]
-    return order[:rows]
+    for epoch in range(math.ceil(rows / len(lengths)) if lengths else 0):
+        places = list(range(len(lengths)))
+        random.Random(f"{seed}:{epoch}").shuffle(places)
+        order += places
+    return [place for at in range(0, rows, batch) for place in sorted(order[at : min(at + batch, rows)], key=lambda place: lengths[place])]
 
 
 def tokens_of_steps(order: Sequence[int], lengths: Sequence[int], batch: int) -> list[int]:
