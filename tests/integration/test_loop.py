@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -31,11 +32,12 @@ ADAPTERS = {"tool", "classifier", "ner", "chat"}
 
 
 def of_the_loop(project: str) -> str:
-    """The example's project with fewer steps of chat, of which little is asked here: `make demo` takes them all.
+    """The example's project with fewer steps: `make demo` takes them all.
 
     Ten corrections may change more answers than its gates let pass: that they come through is under test, not how strict it is.
     """
-    return project.replace("max_steps = 400", "max_steps = 150").replace("max_loss = 0.05", "max_loss = 0.2").replace('"../../models/base"', f'"{ROOT / "models/base"}"')
+    fewer = re.sub(r"max_steps = (\d+)", lambda found: f"max_steps = {min(150, int(found[1]) // 2)}", project)
+    return fewer.replace("max_loss = 0.05", "max_loss = 0.2").replace('"../../models/base"', f'"{ROOT / "models/base"}"')
 
 
 @pytest.fixture(scope="module")
