@@ -67,7 +67,7 @@ def train_rows(source: Path, adapter: Adapter, name: str, base: str, quick: bool
     ours: Side = partial(_trained, partial(_ours, base, learn, adapter.recipe), held_out)
     theirs: Side = partial(_trained, partial(_trl, base, learn, adapter.recipe), held_out)
     their_rate, their_steps = _best(theirs, steps)
-    our_rate, _ = _best(ours, steps)
+    our_rate, _ = _best_rate(ours, round(SHORT * steps))
     baseline = [theirs(their_rate, their_steps)]
     first, our_steps = to_loss(baseline[0].loss, ours, our_rate, round(SHORT * steps), MOST * their_steps)
     reached, mine = first.loss <= baseline[0].loss, [first]
@@ -94,9 +94,15 @@ def to_loss(wanted: float, side: Side, rate: float, steps: int, most: int) -> tu
 def _best(side: Side, steps: int) -> tuple[float, int]:
     """The rate that gives the lowest held-out loss, each tried for a part of the steps; and whether that part serves it best, or all of them."""
     short = round(SHORT * steps)
-    losses = {rate: side(rate, short).loss for rate in RATES}
+    rate, loss = _best_rate(side, short)
+    return rate, steps if side(rate, steps).loss < loss else short
+
+
+def _best_rate(side: Side, steps: int) -> tuple[float, float]:
+    """The rate that gives the lowest held-out loss in so many steps, and that loss."""
+    losses = {rate: side(rate, steps).loss for rate in RATES}
     rate = min(losses, key=losses.__getitem__)
-    return rate, steps if side(rate, steps).loss < losses[rate] else short
+    return rate, losses[rate]
 
 
 def tokens_of(source: Path, adapter: Adapter, name: str, base: str) -> tuple[list[sft.Tokens], list[sft.Tokens]]:
