@@ -72,8 +72,8 @@ async def test_a_correction_becomes_an_example_and_a_pair_under_its_users_key(ka
     async with system(kafka, postgres, tmp_path) as (running, client):
         said = await say(client, running, Opinion("r1", "results.tool-calls", FeedbackVerdict.CORRECTED, RIGHT))
         assert said.result_id == "r1-1"
-        (record,) = await running.read("datasets.tool", DatasetRecord, 1)
-        (pair,) = await running.read("datasets.preferences", DatasetRecord, 1)
+        (record,) = await running.settled("datasets.tool", DatasetRecord)
+        (pair,) = await running.settled("datasets.preferences", DatasetRecord)
         assert (record.is_correction, pair.is_correction) == (True, True)
         given = {"message": TEXT, "context": {"user_id": "u7"}}
         assert await body(running, record) == {"input": given, "output": {"calls": [RIGHT]}}
@@ -81,7 +81,7 @@ async def test_a_correction_becomes_an_example_and_a_pair_under_its_users_key(ka
         assert record.body is not None
         assert record.body.key_id == "user:u7"
         accepted = await client.say(running.context.pool, Opinion("r1", "r1-0", FeedbackVerdict.ACCEPTED))
-        (label,) = await running.read("datasets.classifier", DatasetRecord, 1)
+        (label,) = await running.settled("datasets.classifier", DatasetRecord)
         assert await body(running, label) == {"input": {"text": TEXT}, "output": {"label": "NEUTRAL"}}
         assert accepted.output is None
         assert await client.say(running.context.pool, Opinion("r1", "r1-0", FeedbackVerdict.RATED, rating=0.2))
@@ -95,7 +95,7 @@ async def test_what_can_not_be_joined_or_learned_is_parked(kafka: EmbeddedKafka,
         for feedback_id, request_id, result_id in (("f1", "nobody", None), ("f2", "r1", None), ("f3", "r1", "r1-0")):
             said = Feedback(feedback_id=feedback_id, request_id=request_id, result_id=result_id, verdict=FeedbackVerdict.CORRECTED)
             await running.send("feedback", request_id.encode(), CODEC.encode(said))
-        letters = await running.read("dead-letters", DeadLetter, 4)
+        letters = await running.settled("dead-letters", DeadLetter)
         words = " | ".join(sorted(letter.message for letter in letters))
         assert len(letters) == 4
         for part in ("launch_rocket", "of request nobody is known", "has several results, name one: r1-0 (results.", "corrects and has no output"):

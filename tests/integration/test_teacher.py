@@ -90,8 +90,7 @@ async def test_chunks_wait_for_the_teacher_and_what_it_writes_is_checked(kafka: 
         assert await read_all(kafka.address, f"{system.prefix}examples") == []
         with vllm_server(port, log):
             await until_up(port, log)
-            await system.read("examples", Example, 3, seconds=150)
-            examples = [e for e in await system.settled("examples", Example, 2) if e.adapter != "cpt"]
+            examples = [e for e in await system.settled("examples", Example, seconds=150) if e.adapter != "cpt"]
             assert {e.adapter for e in examples} == {"chat", "tool", "classifier", "ner"}
             assert {e.teacher for e in examples} == {"small"}
             assert {e.reason for e in examples} <= {None, MALFORMED, UNGROUNDED, NOT_WRONG, INVENTED, NOT_NAMED, UNREAD, BELOW, ASKED_BEFORE}
@@ -108,9 +107,8 @@ async def test_chunks_wait_for_the_teacher_and_what_it_writes_is_checked(kafka: 
         # asked once, ever: the same words again need no teacher
         units = await system.context.pool.fetchval("SELECT count(*) FROM teacher_units")
         await system.publish(document("hub", PAGE + b"\n## Ring\n\n", revision=2))
-        await asyncio.sleep(5)
+        assert await system.settled("dead-letters", DeadLetter) == []
         assert await system.context.pool.fetchval("SELECT count(*) FROM teacher_units") == units
-        assert await system.read("dead-letters", DeadLetter, 0) == []
     await pool.close()
 
 
@@ -141,7 +139,7 @@ async def test_examples_for_every_adapter_and_their_end_with_the_document(kafka:
     project = PROJECT.model_copy(update={"adapters": {**PROJECT.adapters, "tool": PROJECT.adapters["tool"].model_copy(update={"context": {"user_id": "current"}})}})
     async with serving(endpoint, port), streams(kafka.address, postgres.url, tmp_path, remote_teacher(f"http://127.0.0.1:{port}/v1", "big", "key", 20), project) as system:
         await system.publish(document("hub", PAGE))
-        examples = await system.settled("examples", Example, 10)
+        examples = await system.settled("examples", Example)
         assert endpoint.refused == 3  # tried again
         assert Counter(endpoint.asked) == {**dict.fromkeys(REPLIES, 1), "scores": 6}
         verdicts = Counter((e.adapter, e.reason, e.judge_score) for e in examples if e.adapter != "cpt")
@@ -151,23 +149,23 @@ async def test_examples_for_every_adapter_and_their_end_with_the_document(kafka:
         }  # fmt: skip
         assert REGISTRY.get_sample_value("loom_examples_total", {"adapter": "chat", "teacher": "big", "outcome": "kept"}) == 4
         assert REGISTRY.get_sample_value("loom_examples_total", {"adapter": "tool", "teacher": "big", "outcome": INVENTED}) == 1
-        (pair,) = [b for b in await bodies(system, "preferences", 5) if b.get("rejected") == {"answer": "It pairs with ninety."}]
+        (pair,) = [b for b in await bodies(system, "preferences") if b.get("rejected") == {"answer": "It pairs with ninety."}]
         assert pair["output"] == {"answer": ANSWER}
-        assert sorted(str(b["output"]["calls"]) for b in await bodies(system, "tool", 3)) == ["[]", "[{'hub_name': 'den', 'tool': 'restart_hub'}]", "[{'tool': 'reset_password_flow', 'user_id': 'current'}]"]
-        (named,) = await bodies(system, "ner", 1)
+        assert sorted(str(b["output"]["calls"]) for b in await bodies(system, "tool")) == ["[]", "[{'hub_name': 'den', 'tool': 'restart_hub'}]", "[{'tool': 'reset_password_flow', 'user_id': 'current'}]"]
+        (named,) = await bodies(system, "ner")
         assert [named["input"]["text"][e["start"] : e["end"]] for e in named["output"]["entities"]] == ["Mia", "hub"]
         # all of it goes with its document, whoever made it
         await system.publish(document("hub", None, revision=2, deleted=True))
-        every = await system.settled("examples", Example, 2 * len(examples) - 1)
+        every = await system.settled("examples", Example)
         last = {e.example_id: e.status for e in every}
         assert set(last.values()) == {ExampleStatus.WITHDRAWN}
-        assert await system.read("dead-letters", DeadLetter, 0) == []
+        assert await system.now("dead-letters", DeadLetter) == []
 
 
-async def bodies(system: System, dataset: str, count: int) -> list[dict[str, Any]]:
+async def bodies(system: System, dataset: str) -> list[dict[str, Any]]:
     """What the live records of a dataset hold."""
     key = await system.context.keys.key(document_owner("hub"))
-    records = await system.settled(f"datasets.{dataset}", DatasetRecord, count - 1)
+    records = await system.settled(f"datasets.{dataset}", DatasetRecord)
     return [json.loads(unseal(key, r.example_id + ":body", r.body)) for r in records if r.body]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,12 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aiokafka import TopicPartition
+
 from runtime.database import connect
-from runtime.kafka import Outgoing, apply_topics
+from runtime.errors import Transient
+from runtime.kafka import Outgoing, apply_topics, committed_offsets, partitions_of
 from runtime.objects import Objects
 from runtime.places import read_at
 from runtime.project import Project, load_project
 from runtime.sealing import PostgresKeys
+from runtime.stage import Stage
 from schemas.codec import Codec
 from schemas.events import DeadLetter, Document
 from streams.chunk import ChunkStage
@@ -41,6 +46,9 @@ class System:
 
     broker: str
     prefix: str
+    group: str
+    topics: tuple[str, ...]
+    """What the stages read."""
     context: Context
     fatal: list[BaseException]
 
@@ -50,24 +58,30 @@ class System:
     async def send(self, topic: str, key: bytes | None, value: bytes | None) -> None:
         await publish(self.broker, [Outgoing(self.prefix + topic, key, value)])
 
-    async def read(self, topic: str, kind: type[Any], count: int, seconds: float = 40) -> list[Any]:
-        """At least `count` records of a topic, once they are there."""
-        for _ in range(int(seconds / 0.5)):
-            assert self.fatal == []
-            found = [CODEC.decode(kind, r.value) for r in await read_all(self.broker, self.prefix + topic)]
-            if len(found) >= count:
-                return found
-            await asyncio.sleep(0.5)
-        letters = [CODEC.decode(DeadLetter, r.value).message for r in await read_all(self.broker, self.prefix + "dead-letters")]
-        raise AssertionError(f"{topic} holds {len(found)} records, {count} were expected; dead letters: {letters}")
+    async def now(self, topic: str, kind: type[Any]) -> list[Any]:
+        """The records of a topic that are there now."""
+        assert self.fatal == []
+        return [CODEC.decode(kind, r.value) for r in await read_all(self.broker, self.prefix + topic)]
 
-    async def settled(self, topic: str, kind: type[Any], more_than: int = 0) -> list[Any]:
-        """The records of a topic, once there are more than that and no more come."""
-        found: list[Any] = []
-        while len(now := await self.read(topic, kind, more_than + 1)) > len(found):
-            found = now
-            await asyncio.sleep(2)
-        return found
+    async def settled(self, topic: str, kind: type[Any], seconds: float = 60) -> list[Any]:
+        """The records of a topic, once all that was sent, and what was made of it, has been worked on."""
+        end = time.monotonic() + seconds
+        while waiting := await self._waiting():
+            assert self.fatal == []
+            letters = [letter.message for letter in await self.now("dead-letters", DeadLetter)] if time.monotonic() > end else None
+            assert letters is None, f"not worked on in {seconds} seconds: {waiting}; dead letters: {letters}"
+            await asyncio.sleep(0.2)
+        return await self.now(topic, kind)
+
+    async def _waiting(self) -> list[str]:
+        """Where records are that no transaction has acknowledged. What is acknowledged is read first: if it is all that there is then, nothing is on its way."""
+        places = await partitions_of(self.broker, self.topics)
+        try:
+            committed = await committed_offsets(self.broker, self.group, places)
+        except Transient as error:  # a transaction is open, for one
+            return [str(error)]
+        ends = {TopicPartition(r.topic, r.partition): r.offset + 1 for r in await read_all(self.broker, *self.topics)}
+        return [f"{p.topic}/{p.partition}" for p, end in ends.items() if not (at := committed.get(p)) or at.offset < end]
 
 
 def document(doc_id: str, content: bytes | None, revision: int = 1, media_type: str = "text/markdown", deleted: bool = False) -> Document:
@@ -84,12 +98,13 @@ async def streams(broker: str, database: str, folder: Path, teacher: Teacher, pr
         await pool.execute(f"TRUNCATE {table}")
     context = Context(project, CODEC, PostgresKeys(pool), Objects((folder / "objects").as_uri()), pool, held_out(project), prefix)
     cutters = CutterPool(workers=1)
-    stages: Sequence[object] = [Intake(context), ChunkStage(context, cutters), SynthStage(context, teacher), LabelStage(context), FormatStage(context), FeedbackStage(context, partial(read_at, broker))]
+    stages: Sequence[Stage] = [Intake(context), ChunkStage(context, cutters), SynthStage(context, teacher), LabelStage(context), FormatStage(context), FeedbackStage(context, partial(read_at, broker))]
     fatal: list[BaseException] = []
-    shell = StreamShell(f"{prefix}all", broker, stages, folder=folder / "faust", on_fatal=fatal.append, prefix=prefix)  # type: ignore[arg-type]
+    group = f"{prefix}all"
+    shell = StreamShell(group, broker, stages, folder=folder / "faust", on_fatal=fatal.append, prefix=prefix)  # type: ignore[arg-type]
     await shell.start()
     try:
-        yield System(broker, prefix, context, fatal)
+        yield System(broker, prefix, group, tuple(prefix + stage.topic for stage in stages), context, fatal)
     finally:
         await shell.stop()
         cutters.close()
