@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TypeVar
@@ -38,6 +38,7 @@ A_TRANSACTION = 500
 """Examples."""
 DIGESTS = 1 << 256
 T = TypeVar("T")
+E = TypeVar("E", DatasetRecord, Example)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +87,19 @@ def digest(settings: Settings, side: str, place: TopicPartition) -> Digest:
     return _in_process(settings, side, lambda part: part.digest(place))
 
 
+def get_ready(settings: Settings) -> None:
+    """Has a process read what all its partitions need."""
+    _declared(settings)
+
+
 def _in_process(settings: Settings, side: str, work: Callable[[PartitionReplay], Awaitable[T]]) -> T:
     async def run() -> T:
         project, codec, texts = _declared(settings)
         pool = await connect(database_of(settings), size=1)
         try:
-            context = Context(project, codec, PostgresKeys(pool), Objects(settings.objects_url), pool, texts, settings.prefix)
-            return await work(PartitionReplay(context, broker_of(settings), side))
+            keys = PostgresKeys(pool)
+            context = Context(project, codec, keys, Objects(settings.objects_url), pool, texts, settings.prefix)
+            return await work(PartitionReplay(context, keys, broker_of(settings), side))
         except KafkaError as error:
             raise Transient(f"the broker at {settings.broker}: {type(error).__name__}: {error}") from error
         finally:
@@ -111,8 +118,8 @@ def _declared(settings: Settings) -> tuple[Project, Codec, HeldOut]:
 class PartitionReplay:
     """Replays partitions of the system of `context` into topics whose names begin with `side`."""
 
-    def __init__(self, context: Context, broker: str, side: str) -> None:
-        self._context, self._broker, self._side = context, broker, side
+    def __init__(self, context: Context, keys: PostgresKeys, broker: str, side: str) -> None:
+        self._context, self._keys, self._broker, self._side = context, keys, broker, side
         self._format = FormatStage(replace(context, prefix=side))
         self._counts = Counter(dict.fromkeys(COUNTS, 0))
 
@@ -132,9 +139,12 @@ class PartitionReplay:
     async def digest(self, place: TopicPartition) -> Digest:
         """As the function of this name."""
         found = NOTHING
-        for record in (await self._last(place)).values():
-            if await self._is_live(record.value or b""):
-                found += Digest.of(record.value or b"")
+        for batch in _batched([record.value or b"" for record in (await self._last(place)).values()], A_TRANSACTION):
+            records = [(value, self._decoded(DatasetRecord, value)) for value in batch]
+            await self._keys.hold(record.body.key_id for _, record in records if record and record.body)
+            for value, record in records:
+                if record and await self._is_live(record):
+                    found += Digest.of(value)
         return found
 
     async def _texts(self, parses: Parses, partition: int) -> AsyncIterator[Record]:
@@ -153,7 +163,10 @@ class PartitionReplay:
                 chunks.setdefault(chunk.doc_id, {})[chunk.chunk_id] = chunk
 
         await read_whole(self._broker, [TopicPartition(prefix + topic.name, partition) for topic in (REVISIONS, CHUNKS)], keep)
-        for doc_id, own in chunks.items():
+        owners = _batched(list(map(document_owner, chunks)), A_TRANSACTION)
+        for place, (doc_id, own) in enumerate(chunks.items()):
+            if place % A_TRANSACTION == 0:
+                await self._keys.hold(next(owners))
             live = {chunk_id: chunk for chunk_id, chunk in own.items() if chunk.status is ChunkStatus.LIVE}
             self._counts["documents"] += 1
             self._counts["chunks"] += len(live)
@@ -201,35 +214,50 @@ class PartitionReplay:
         client = producer(self._broker, f"{self._side}replay-{name}", transaction_timeout_seconds=60)
         try:
             await client.start()
-            for start in range(0, len(examples), A_TRANSACTION):
-                made = [outgoing for record in examples[start : start + A_TRANSACTION] for outgoing in await self._formatted(record, texts)]
+            for batch in _batched(examples, A_TRANSACTION):
+                read = [(record, example) for record in batch if (example := self._decoded(Example, record.value)) and _is_kept(example, texts)]
+                await self._keys.hold(example.input.key_id for _, example in read if example.input)
+                made = [outgoing for record, example in read for outgoing in await self._formatted(example, record)]
                 async with client.transaction():
                     await asyncio.gather(*[await client.send(o.topic, key=o.key, value=o.value, headers=list(o.headers)) for o in made])
         finally:
             await client.stop()
         return self._counts
 
-    async def _formatted(self, record: Record, texts: bool) -> list[Outgoing]:
+    def _decoded(self, kind: type[E], value: bytes | None) -> E | None:
+        """The event in `value`; None where it is none, which is counted."""
         try:
-            example = self._context.codec.decode(Example, record.value)
-            if example.status is not ExampleStatus.KEPT or (example.adapter == CPT) is not texts:
-                return []
-            made = list(await self._format.formatted(example, record))
+            return self._context.codec.decode(kind, value)
+        except InvalidRecord:
+            self._counts["refused"] += 1
+            return None
+
+    async def _formatted(self, example: Example, record: Record) -> Sequence[Outgoing]:
+        try:
+            made = await self._format.formatted(example, record)
         except KeyDestroyed:
             self._counts["forgotten"] += 1
-            return []
+            return ()
         except (InvalidInput, InvalidRecord):
             self._counts["refused"] += 1
-            return []
+            return ()
         self._counts["examples"] += 1
         return made
 
-    async def _is_live(self, value: bytes) -> bool:
+    async def _is_live(self, record: DatasetRecord) -> bool:
+        if record.status is not RecordStatus.LIVE or record.body is None:
+            return False
         try:
-            record = self._context.codec.decode(DatasetRecord, value)
-            if record.status is not RecordStatus.LIVE or record.body is None:
-                return False
-            await self._context.keys.key(record.body.key_id)
-        except (InvalidRecord, KeyDestroyed):
+            await self._keys.key(record.body.key_id)
+        except KeyDestroyed:
             return False
         return True
+
+
+def _is_kept(example: Example, texts: bool) -> bool:
+    """Whether it makes records, of texts or of the others."""
+    return example.status is ExampleStatus.KEPT and (example.adapter == CPT) is texts
+
+
+def _batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -87,11 +87,14 @@ async def replay_system(settings: Settings, name: str, progress: Progress) -> Re
     project, broker, side = load_project(settings.project), broker_of(settings), f"{settings.prefix}replay-{name}."
     chunks, examples = [await partitions_of(broker, [settings.prefix + topic.name]) for topic in (CHUNKS, EXAMPLES)]
     topics = {dataset: dataset_topic(dataset).name for dataset in (CPT, PREFERENCES, *project.adapters)}
-    if len(await apply_topics(broker, (project.topics[topic] for topic in topics.values()), side)) < len(topics):
-        raise SettingsError(f"there are topics {side}datasets.* already: give the replay another name")
-    written = await partitions_of(broker, [prefix + topic for prefix in (settings.prefix, side) for topic in topics.values()])
-    processes = ProcessPoolExecutor(min(len(examples), os.cpu_count() or 1), get_context("spawn"), _start, (settings.log_level,))
+    at_once = min(len(examples), os.cpu_count() or 1)
+    processes = ProcessPoolExecutor(at_once, get_context("spawn"), _start, (settings.log_level,))
+    for _ in range(at_once):
+        processes.submit(partition_replay.get_ready, settings)  # they start while topics are made
     try:
+        if len(await apply_topics(broker, (project.topics[topic] for topic in topics.values()), side)) < len(topics):
+            raise SettingsError(f"there are topics {side}datasets.* already: give the replay another name")
+        written = await partitions_of(broker, [prefix + topic for prefix in (settings.prefix, side) for topic in topics.values()])
         counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         for phase, work, places in ((PHASES[0], partition_replay.write_texts, chunks), (PHASES[1], partition_replay.write_examples, examples)):
             for made in await _all(processes, phase, progress, partial(work, settings, side), places):

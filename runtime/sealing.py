@@ -6,9 +6,9 @@ twice gives the same bytes (a replay is byte for byte), and different texts meet
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,7 +47,7 @@ class KeyStore(Protocol):
 
 def seal_bytes(key: Key, record_id: str, data: bytes) -> tuple[bytes, bytes]:
     """Nonce and ciphertext of `data`, bound to `record_id`."""
-    nonce = hmac.new(key.secret, record_id.encode() + b"\0" + data, hashlib.sha256).digest()[:12]
+    nonce = hmac.digest(key.secret, record_id.encode() + b"\0" + data, "sha256")[:12]
     return nonce, AESGCM(key.secret).encrypt(nonce, data, record_id.encode())
 
 
@@ -84,6 +84,13 @@ class PostgresKeys:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
         self._held: TTLCache[str, Key] = TTLCache(HELD_KEYS, HELD_SECONDS)
+
+    async def hold(self, owners: Iterable[str]) -> None:
+        """Reads the keys of many owners at once; those that have none, or are destroyed, are left to `key`."""
+        wanted = [owner for owner in dict.fromkeys(owners) if owner not in self._held]
+        if wanted:
+            for row in await self._pool.fetch("SELECT owner, secret FROM keys WHERE owner = ANY($1) AND secret IS NOT NULL", wanted):
+                self._held[row["owner"]] = Key(row["owner"], row["secret"])
 
     async def key(self, owner: str) -> Key:
         held = self._held.get(owner)

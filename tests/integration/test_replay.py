@@ -18,8 +18,10 @@ import pytest_asyncio
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
 from loom.replay import Rebuilt, ReplayEnded, Report, replay_system
-from runtime.errors import SettingsError
+from runtime.database import connect
+from runtime.errors import KeyDestroyed, SettingsError
 from runtime.project import load_project
+from runtime.sealing import PostgresKeys
 from runtime.settings import Settings, load_settings
 from schemas.events import Chunk, ChunkStatus, DatasetRecord, DeadLetter, Example, ExampleStatus, Label, RecordStatus
 from streams.context import document_owner
@@ -185,3 +187,17 @@ async def test_tables_that_were_lost_are_made_again(system: System) -> None:
     withdrawn = {e.example_id for e in await system.settled("examples", Example) if e.status is ExampleStatus.WITHDRAWN and e.doc_id == "lamp"}
     assert {e.example_id for e in await system.settled("examples", Example) if e.doc_id == "lamp"} == withdrawn
     assert "stale revision" in (await system.settled("dead-letters", DeadLetter))[0].message
+
+
+@pytest.mark.asyncio
+async def test_keys_of_many_owners_are_read_at_once(postgres: EmbeddedPostgres) -> None:
+    pool = await connect(postgres.url)
+    keys, others = PostgresKeys(pool), PostgresKeys(pool)
+    wanted = [await keys.key(owner) for owner in ("document:one", "document:two")]
+    await keys.key("document:gone")
+    await keys.destroy("document:gone")
+    await others.hold(["document:one", "document:gone", "document:two", "document:unknown"])
+    with pytest.raises(KeyDestroyed):
+        await others.key("document:gone")
+    await pool.close()
+    assert [await others.key(owner) for owner in ("document:one", "document:two")] == wanted  # without the database

@@ -101,7 +101,7 @@ async def streams(broker: str, database: str, folder: Path, teacher: Teacher, pr
     stages: Sequence[Stage] = [Intake(context), ChunkStage(context, cutters), SynthStage(context, teacher), LabelStage(context), FormatStage(context), FeedbackStage(context, partial(read_at, broker))]
     fatal: list[BaseException] = []
     group = f"{prefix}all"
-    shell = StreamShell(group, broker, stages, folder=folder / "faust", on_fatal=fatal.append, prefix=prefix)  # type: ignore[arg-type]
+    shell = StreamShell(group, broker, stages, folder=folder / "faust", on_fatal=fatal.append, prefix=prefix)
     await shell.start()
     try:
         yield System(broker, prefix, group, tuple(prefix + stage.topic for stage in stages), context, fatal)
