@@ -8,7 +8,7 @@ export UV_LINK_MODE ?= hardlink
 export GOMP_SPINCOUNT ?= 3000
 # Without an NVIDIA GPU, say UV_TORCH_BACKEND=cpu to save 5 GB where PyTorch's own index can be reached.
 
-.PHONY: setup demo test unit system integration faults cluster lint lock clean
+.PHONY: setup demo test unit system integration faults cluster backends lint lock clean
 
 setup: $(VENV)/.ready
 
@@ -48,6 +48,23 @@ faults: setup
 # Random faults on three brokers, twelve minutes: LOOM_TEST_SEED and LOOM_TEST_STORM_SECONDS make other and longer ones.
 cluster: setup
 	$(BIN)/python -m pytest tests/faults -m cluster -s
+
+# Each trainer on the same rows: Unsloth beside our packages, Axolotl alone, since its pins are others. 15 GB, a quarter of an hour the first time.
+UNSLOTH := var/unsloth/bin/python
+AXOLOTL := var/axolotl/bin/axolotl
+TESTS := pytest pytest-asyncio pytest-timeout pytest-xdist
+$(UNSLOTH): requirements-gpu.txt
+	$(UV) venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" var/unsloth
+	$(UV) pip install --quiet --python $@ --editable . $$(sed -n 's/^\(trl\|unsloth\|unsloth-zoo\|transformers\|peft\|torch\)==\([^ ]*\).*/\1==\2/p' requirements-gpu.txt) $(TESTS)
+	@touch $@
+
+$(AXOLOTL):
+	$(UV) venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" var/axolotl
+	$(UV) pip install --quiet --python var/axolotl/bin/python axolotl==0.19.0
+
+backends: setup $(UNSLOTH) $(AXOLOTL)
+	LOOM_AXOLOTL=$(CURDIR)/$(AXOLOTL) $(BIN)/python -m pytest tests/integration/test_backends.py
+	$(UNSLOTH) -m pytest tests/integration/test_backends.py -k unsloth
 
 lint: setup
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,22 +22,27 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-EVERY_SECONDS = 30.0
 FOLDER, PREFIX, WEIGHTS = "checkpoints", "checkpoint-", "adapter_model.safetensors"
 _LAST = ("model.safetensors.index.json", "model.safetensors", WEIGHTS)
 """Weights of a large model are in several files, before what lists them."""
+_MADE = ("config.json", "generation_config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json")
 STATE = "trainer_state.json"
 """What transformers writes last."""
 
 
 def last_whole(folder: Path) -> Path | None:
     """The newest checkpoint under `folder` that was written to its end; what was cut off is removed."""
-    found = sorted(folder.glob(f"{PREFIX}*"), key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
+    found = sorted(folder.glob(f"{PREFIX}*"), key=step_of, reverse=True)
     whole = next((path for path in found if _is_whole(path)), None)
     for path in found:
         if path != whole:
             shutil.rmtree(path, ignore_errors=True)  # of processes that share a training each does so
     return whole
+
+
+def step_of(checkpoint: Path) -> int:
+    """The steps that were done when it was written."""
+    return int(checkpoint.name.removeprefix(PREFIX))
 
 
 def _is_whole(path: Path) -> bool:
@@ -47,8 +53,8 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def saver() -> Any:
-    """A callback that has a checkpoint written once in a while: by time, since steps take from a tenth of a second to minutes."""
+def saver(every_seconds: float) -> Any:
+    """A callback that has a checkpoint written each time that `every_seconds` have passed: by time, since steps take from a tenth of a second to minutes."""
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
     class Saver(TrainerCallback):
@@ -56,7 +62,7 @@ def saver() -> Any:
             self._last = time.monotonic()
 
         def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-            due = time.monotonic() - self._last >= EVERY_SECONDS
+            due = time.monotonic() - self._last >= every_seconds
             if (agreed(due, args.device) if args.world_size > 1 else due) and state.global_step < state.max_steps:
                 control.should_save = True
 
@@ -81,9 +87,18 @@ def keep(model: PeftModel | PreTrainedModel, folder: Path) -> None:
         return
     part = folder / "part"
     model.save_pretrained(str(part), safe_serialization=True)
-    for path in sorted(part.iterdir(), key=lambda path: _LAST.index(path.name) if path.name in _LAST else -1):
-        path.replace(folder / path.name)
+    _move(part.iterdir(), folder)
     part.rmdir()
+
+
+def adopt(made: Path, folder: Path) -> None:
+    """Moves what another trainer made to `folder`, as `keep` would have written it: weights and configuration."""
+    _move([path for pattern in _MADE for path in made.glob(pattern)], folder)
+
+
+def _move(paths: Iterable[Path], folder: Path) -> None:
+    for path in sorted(paths, key=lambda path: _LAST.index(path.name) if path.name in _LAST else -1):
+        path.replace(folder / path.name)
 
 
 def is_kept(folder: Path) -> bool:

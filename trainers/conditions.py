@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from shutil import which
+
+from runtime.errors import SettingsError
+
+BACKENDS = {"trl": False, "unsloth": True, "axolotl": False}
+"""Who carries a training out (`trainers.backends`), by name: whether it needs a process of its own. Unsloth rewrites transformers where it is imported, by which versions are judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,18 +18,31 @@ class Conditions:
 
     Where memory was short, `halvings` times half as many rows are in it at once; gradients are accumulated to the recipe's batch.
     `processes` share each step of a training, on a GPU each where there are GPUs; on a CPU they share `threads` threads, all where it is None.
+    `backend` is one of BACKENDS, `axolotl` the command of that one.
+    A checkpoint is written each time that `checkpoint_seconds` have passed.
     Losses go to the experiment trackers in `report_to`, by the names that transformers gives them, as `name` and the kind of training.
     """
 
     halvings: int = 0
     processes: int = 1
     threads: int | None = None
+    backend: str = "trl"
+    axolotl: str = "axolotl"
+    checkpoint_seconds: float = 30.0
     report_to: tuple[str, ...] = ()
     name: str = ""
 
     def halved(self) -> Conditions:
         """The same with half as many rows in memory at once."""
         return replace(self, halvings=self.halvings + 1)
+
+
+def check_backend(conditions: Conditions) -> None:
+    """Raises SettingsError where the backend is not installed here, with the way out."""
+    if conditions.backend == "axolotl" and not which(conditions.axolotl):
+        raise SettingsError(f"LOOM_RUN_BACKEND=axolotl: there is no command {conditions.axolotl!r} here: install axolotl in an environment of its own and name its command in LOOM_AXOLOTL")
+    if not find_spec(conditions.backend) and conditions.backend != "axolotl":
+        raise SettingsError(f"LOOM_RUN_BACKEND={conditions.backend}: the package {conditions.backend} is not installed where the trainer runs: requirements-gpu.txt has it")
 
 
 ALONE = Conditions()

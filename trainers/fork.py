@@ -18,6 +18,7 @@ from runtime.tasks.shortlist import Shortlist, Shown
 from schemas.events import Split
 from trainers import dpo, sft
 from trainers.artifact import Made
+from trainers.backends import Pair, Tokens
 from trainers.base_model import give_memory_back, with_adapter
 from trainers.conditions import ALONE, Conditions
 from trainers.evaluate import Asked, Evaluation, HeldOut, Scores, by_book, evaluate
@@ -182,13 +183,13 @@ def _shown(rows: Sequence[Row], shown: Sequence[Shown]) -> list[Asked]:
     return [Asked(spec, replace(row, body={**row.body, "input": given})) for row, (spec, given) in zip(rows, shown, strict=True)]
 
 
-def tokens_of(learnt: Sequence[Asked], tokenizer: Any, seed: int) -> list[sft.Tokens]:
+def tokens_of(learnt: Sequence[Asked], tokenizer: Any, seed: int) -> list[Tokens]:
     """Prompt and completion ids; what is on offer is shuffled by a seed of each example's own."""
     rendered = (render(one.spec, one.row.body, random.Random(f"{seed}:{one.row.example_id}")) for one in learnt)
     return [(prompt_ids(tokenizer, prompt), completion_ids(tokenizer, completion)) for prompt, completion in rendered]
 
 
-def _pair(spec: TaskSpec, row: Row, tokenizer: Any, seed: int) -> dpo.Pair:
+def _pair(spec: TaskSpec, row: Row, tokenizer: Any, seed: int) -> Pair:
     """Prompt, chosen and rejected ids."""
     prompt, chosen, rejected = render_pair(spec, row.body, random.Random(f"{seed}:{row.example_id}"))
     return prompt_ids(tokenizer, prompt), completion_ids(tokenizer, chosen), completion_ids(tokenizer, rejected)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import completion_ids, prompt_ids
 from runtime.tasks.samples import expected, render
-from trainers.dpo import Pair
+from trainers.backends import Pair
 from trainers.evaluate import Asked, read_answer, score
 from trainers.generate import generate
 

@@ -19,11 +19,12 @@ from runtime.signing import SIGNATURE
 from runtime.tasks.prompt import load_tokenizer
 from schemas.events import Split
 from trainers.artifact import Made
+from trainers.backends import Tokens
 from trainers.base_model import load_model
 from trainers.conditions import ALONE, Conditions
 from trainers.gate import judge_base
 from trainers.progress import Report
-from trainers.sft import Tokens, train, train_whole
+from trainers.sft import train, train_whole
 from trainers.snapshot import Row
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,21 +25,33 @@ class Moment:
 Report = Callable[[Moment], None]
 
 
+class Pace:
+    """Reports of a trainer elsewhere, of which each logged loss is heard; `tokens[n]` are those of step n, without padding, `step` is where it begins."""
+
+    def __init__(self, report: Report, tokens: Sequence[int], step: int = 0) -> None:
+        self._report, self._tokens, self._step, self._at = report, tokens, step, time.monotonic()
+
+    def at(self, step: int, loss: float, memory: int) -> None:
+        """It has come to `step`, where it holds `memory` bytes; nothing where it was told so before."""
+        if step <= self._step:
+            return
+        now = time.monotonic()
+        rate = sum(self._tokens[self._step : step]) / max(now - self._at, 1e-6)
+        self._report(Moment(step, len(self._tokens), loss, rate, sum(self._tokens[step:]) / rate if rate else 0.0, memory))
+        self._step, self._at = step, now
+
+
 def reporter(report: Report, tokens: Sequence[int]) -> Any:
     """A callback that reports each time a trainer logs; `tokens[n]` are those of step n, without padding."""
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
     class Reporter(TrainerCallback):
         def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-            self._step, self._at = state.global_step, time.monotonic()
+            self._pace = Pace(report, tokens, state.global_step)
 
         def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **kwargs: object) -> None:
-            step, now = state.global_step, time.monotonic()
-            if not logs or "loss" not in logs or step <= self._step:
-                return
-            rate = sum(tokens[self._step : step]) / max(now - self._at, 1e-6)
-            report(Moment(step, state.max_steps, float(logs["loss"]), rate, sum(tokens[step:]) / rate if rate else 0.0, memory_bytes()))
-            self._step, self._at = step, now
+            if logs and "loss" in logs:
+                self._pace.at(state.global_step, float(logs["loss"]), memory_bytes())
 
     return Reporter()
 
@@ -49,3 +62,16 @@ def memory_bytes() -> int:
     import torch
 
     return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else psutil.Process().memory_info().rss
+
+
+def tree_bytes(pid: int) -> int:
+    """Of a process and its children in memory now, as far as they are still there."""
+    import psutil
+
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += one.memory_info().rss
+    return total

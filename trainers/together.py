@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from runtime.errors import InvalidInput
-from trainers.conditions import Conditions
+from trainers.conditions import BACKENDS, Conditions
 from trainers.progress import Moment, Report
 
 if TYPE_CHECKING:
@@ -54,6 +54,12 @@ def is_member() -> bool:
 def is_first() -> bool:
     """Whether this process is the one that speaks and writes: it trains alone, or is the first of those that share a training."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def is_shared(batch: int, conditions: Conditions) -> bool:
+    """Whether other processes are to be started that carry the training out: several, or one of its own, which its backend needs. Raises InvalidInput as `share_of`."""
+    share_of(batch, conditions)
+    return (conditions.processes > 1 or BACKENDS[conditions.backend]) and not is_member()
 
 
 def share_of(batch: int, conditions: Conditions) -> int:

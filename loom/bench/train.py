@@ -27,6 +27,8 @@ from runtime.tasks.shortlist import Shortlist
 from schemas.events import Label, Split
 from streams.format import group_of, split_of
 from trainers import fork, sft
+from trainers.backends import Tokens
+from trainers.backends.trl import lora_of
 from trainers.snapshot import Row as Example
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def _best_rate(side: Side, steps: int) -> tuple[float, float]:
     return rate, losses[rate]
 
 
-def tokens_of(source: Path, adapter: Adapter, name: str, base: str) -> tuple[list[sft.Tokens], list[sft.Tokens]]:
+def tokens_of(source: Path, adapter: Adapter, name: str, base: str) -> tuple[list[Tokens], list[Tokens]]:
     """Prompt and completion ids of the labels of adapter `name` in `source`: to learn, and held out, apart by their groups as everywhere."""
     made = Frames(source).labels() if source.suffix == ".toml" else labels_of(source, name, adapter.spec, "")
     labels = [label for label in made if isinstance(label, Label) and label.adapter == name]
@@ -115,20 +117,20 @@ def tokens_of(source: Path, adapter: Adapter, name: str, base: str) -> tuple[lis
         raise SettingsError(f"{source} has {len(learn)} examples of {name} to learn from and {len(held_out)} held out, by their groups: both are needed")
     tokenizer, shortlist = load_tokenizer(base), Shortlist(lambda texts: minilm().encode(texts))
 
-    def tokens(part: Sequence[Example]) -> list[sft.Tokens]:
+    def tokens(part: Sequence[Example]) -> list[Tokens]:
         return sft.fitting(fork.tokens_of(fork.offers(adapter.spec, part, shortlist), tokenizer, adapter.recipe.seed), adapter.recipe)
 
     return tokens(learn), tokens(held_out[:MAX_HELD_OUT])
 
 
-def _trained(train: Callable[[float, int, Path], PeftModel], held_out: Sequence[sft.Tokens], rate: float, steps: int) -> Trained:
+def _trained(train: Callable[[float, int, Path], PeftModel], held_out: Sequence[Tokens], rate: float, steps: int) -> Trained:
     with tempfile.TemporaryDirectory(prefix="loom-bench-") as folder:
         began = time.perf_counter()
         model = train(rate, steps, Path(folder))
         return Trained(time.perf_counter() - began, completion_loss(model, held_out))
 
 
-def completion_loss(model: PeftModel, rows: Sequence[sft.Tokens]) -> float:
+def completion_loss(model: PeftModel, rows: Sequence[Tokens]) -> float:
     """Mean cross entropy of the completions' tokens, in nats a token, in float32."""
     import torch
 
@@ -143,12 +145,12 @@ def completion_loss(model: PeftModel, rows: Sequence[sft.Tokens]) -> float:
     return total / count
 
 
-def _ours(base: str, rows: Sequence[sft.Tokens], recipe: Recipe, rate: float, steps: int, folder: Path) -> PeftModel:
+def _ours(base: str, rows: Sequence[Tokens], recipe: Recipe, rate: float, steps: int, folder: Path) -> PeftModel:
     epochs = 1.0 + steps * recipe.batch_size / len(rows)  # the steps decide
     return sft.train(base, rows, recipe.model_copy(update={"learning_rate": rate, "max_steps": steps, "epochs": epochs}), folder, lambda _: None)
 
 
-def _trl(base: str, rows: Sequence[sft.Tokens], recipe: Recipe, rate: float, steps: int, folder: Path) -> PeftModel:
+def _trl(base: str, rows: Sequence[Tokens], recipe: Recipe, rate: float, steps: int, folder: Path) -> PeftModel:
     """As TRL trains prompts and completions where nothing is said but what both sides share: the adapter's shape, rate, steps and effective batch."""
     import torch
     from datasets import Dataset
@@ -162,7 +164,7 @@ def _trl(base: str, rows: Sequence[sft.Tokens], recipe: Recipe, rate: float, ste
     )  # fmt: skip
     # TRL learns the completions alone where it is given both as text; given ids, it has to be told
     columns = {"input_ids": [p + c for p, c in rows], "completion_mask": [[0] * len(p) + [1] * len(c) for p, c in rows]}
-    trainer = SFTTrainer(model=base, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=sft.lora_of(recipe))
+    trainer = SFTTrainer(model=base, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(base), peft_config=lora_of(recipe))
     trainer.train()
     trainer.save_model(str(folder))
     assert isinstance(trainer.model, PeftModel)

@@ -31,7 +31,7 @@ def plan(
     from runtime.machine import cores
     from runtime.project import load_project
     from trainers import plan as estimate
-    from trainers.sft import rows_at_once, rows_on_a_cpu
+    from trainers.backends.trl import rows_at_once, rows_on_a_cpu
     from trainers.worker import runs_at_once
 
     settings = settings_of(project=project)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from runtime.project import Recipe
+from trainers.backends.trl import rows_on_a_cpu
 from trainers.plan import FULL, Machine, shape_of, training
-from trainers.sft import rows_on_a_cpu
 
 ROOT = Path(__file__).parents[2]
 BASE = str(ROOT / "models/base")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from runtime.project import Dpo, Recipe
 from runtime.tasks.prompt import load_tokenizer
 from trainers import dpo, sft
+from trainers.backends import Pair
 from trainers.checkpoints import WEIGHTS
 from trainers.conditions import Conditions
 from trainers.progress import Moment, Report
@@ -29,14 +30,14 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def pairs() -> list[dpo.Pair]:
+def pairs() -> list[Pair]:
     tokenizer = load_tokenizer(BASE)
     texts = [(f"item {i} of {'many ' * (i % 7)}:", f" good {i}", f" poor {i}") for i in range(160)]
     return [(tokenizer.encode(prompt), tokenizer.encode(chosen), tokenizer.encode(rejected)) for prompt, chosen, rejected in texts]
 
 
 @pytest.fixture(scope="module")
-def alone(pairs: list[dpo.Pair], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(pairs: list[Pair], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter that one process trained."""
     folder = tmp_path_factory.mktemp("alone")
     sft.train(BASE, [(prompt, chosen) for prompt, chosen, _ in pairs], RECIPE, folder, lambda _: None, ALONE)
@@ -54,7 +55,7 @@ def members() -> list[psutil.Process]:
     return [process for process in psutil.Process().children(recursive=True) if "torch.distributed.run" not in process.cmdline() and "trainers.member" in process.cmdline()]
 
 
-def test_two_processes_of_which_one_is_killed_learn_what_one_does(alone: Path, pairs: list[dpo.Pair], tmp_path: Path) -> None:
+def test_two_processes_of_which_one_is_killed_learn_what_one_does(alone: Path, pairs: list[Pair], tmp_path: Path) -> None:
     heard: list[Moment] = []
 
     def hear(moment: Moment) -> None:
@@ -68,7 +69,7 @@ def test_two_processes_of_which_one_is_killed_learn_what_one_does(alone: Path, p
     assert not members()
 
 
-def test_two_processes_align_as_one_does(alone: Path, pairs: list[dpo.Pair], tmp_path: Path) -> None:
+def test_two_processes_align_as_one_does(alone: Path, pairs: list[Pair], tmp_path: Path) -> None:
     for name, conditions in (("one", ALONE), ("two", SHARED)):
         dpo.align(BASE, alone, pairs[:40], RECIPE, Dpo(learning_rate=1e-3), tmp_path / name, lambda _: None, conditions)
     assert furthest(tmp_path / "one", tmp_path / "two") < min(TOLERANCE, furthest(alone, tmp_path / "one") / 10)
@@ -89,7 +90,7 @@ def test_the_error_of_one_of_them_is_told_and_not_taken_for_its_death(error: typ
     assert not members()
 
 
-def test_a_tracker_hears_the_losses(pairs: list[dpo.Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_hears_the_losses(pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))

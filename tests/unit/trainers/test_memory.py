@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainers.backends.trl import rows_at_once, rows_on_a_cpu
 from trainers.memory import is_out_of_memory, kernel_kills, was_ended_for_memory
-from trainers.sft import rows_at_once, rows_on_a_cpu
 
 
 def test_an_allocation_that_fails_is_known() -> None:
