@@ -116,6 +116,7 @@ def test_it_prefers_what_was_chosen(conditions: Conditions, pairs: list[Pair], t
     assert not (tmp_path / "dpo" / "ref").exists()
 
 
+@pytest.mark.parametrize("conditions", [name for name in BACKENDS if name != "trl"], indirect=True)  # of TRL: tests/faults/test_run_dies.py
 def test_killed_it_ends_with_the_same_weights(conditions: Conditions, tmp_path: Path) -> None:
     def training(folder: Path) -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-m", "tests.support.training", "sft", str(folder), conditions.backend], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
