@@ -97,9 +97,8 @@ def _in_process(settings: Settings, side: str, work: Callable[[PartitionReplay],
         project, codec, texts = _declared(settings)
         pool = await connect(database_of(settings), size=1)
         try:
-            keys = PostgresKeys(pool)
-            context = Context(project, codec, keys, Objects(settings.objects_url), pool, texts, settings.prefix)
-            return await work(PartitionReplay(context, keys, broker_of(settings), side))
+            context = Context(project, codec, PostgresKeys(pool), Objects(settings.objects_url), pool, texts, settings.prefix)
+            return await work(PartitionReplay(context, broker_of(settings), side))
         except KafkaError as error:
             raise Transient(f"the broker at {settings.broker}: {type(error).__name__}: {error}") from error
         finally:
@@ -118,8 +117,8 @@ def _declared(settings: Settings) -> tuple[Project, Codec, HeldOut]:
 class PartitionReplay:
     """Replays partitions of the system of `context` into topics whose names begin with `side`."""
 
-    def __init__(self, context: Context, keys: PostgresKeys, broker: str, side: str) -> None:
-        self._context, self._keys, self._broker, self._side = context, keys, broker, side
+    def __init__(self, context: Context, broker: str, side: str) -> None:
+        self._context, self._broker, self._side = context, broker, side
         self._format = FormatStage(replace(context, prefix=side))
         self._counts = Counter(dict.fromkeys(COUNTS, 0))
 
@@ -141,7 +140,7 @@ class PartitionReplay:
         found = NOTHING
         for batch in _batched([record.value or b"" for record in (await self._last(place)).values()], A_TRANSACTION):
             records = [(value, self._decoded(DatasetRecord, value)) for value in batch]
-            await self._keys.hold(record.body.key_id for _, record in records if record and record.body)
+            await self._context.keys.hold(record.body.key_id for _, record in records if record and record.body)
             for value, record in records:
                 if record and await self._is_live(record):
                     found += Digest.of(value)
@@ -166,7 +165,7 @@ class PartitionReplay:
         owners = _batched(list(map(document_owner, chunks)), A_TRANSACTION)
         for place, (doc_id, own) in enumerate(chunks.items()):
             if place % A_TRANSACTION == 0:
-                await self._keys.hold(next(owners))
+                await self._context.keys.hold(next(owners))
             live = {chunk_id: chunk for chunk_id, chunk in own.items() if chunk.status is ChunkStatus.LIVE}
             self._counts["documents"] += 1
             self._counts["chunks"] += len(live)
@@ -216,7 +215,7 @@ class PartitionReplay:
             await client.start()
             for batch in _batched(examples, A_TRANSACTION):
                 read = [(record, example) for record in batch if (example := self._decoded(Example, record.value)) and _is_kept(example, texts)]
-                await self._keys.hold(example.input.key_id for _, example in read if example.input)
+                await self._context.keys.hold(example.input.key_id for _, example in read if example.input)
                 made = [outgoing for record, example in read for outgoing in await self._formatted(example, record)]
                 async with client.transaction():
                     await asyncio.gather(*[await client.send(o.topic, key=o.key, value=o.value, headers=list(o.headers)) for o in made])
@@ -248,7 +247,7 @@ class PartitionReplay:
         if record.status is not RecordStatus.LIVE or record.body is None:
             return False
         try:
-            await self._keys.key(record.body.key_id)
+            await self._context.keys.key(record.body.key_id)
         except KeyDestroyed:
             return False
         return True

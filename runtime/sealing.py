@@ -41,6 +41,9 @@ class KeyStore(Protocol):
     async def key(self, owner: str) -> Key:
         """The owner's key, made at first use. Raises KeyDestroyed for a forgotten owner."""
 
+    async def hold(self, owners: Iterable[str]) -> None:
+        """Reads the keys of many owners at once; those that have none, or are destroyed, are left to `key`."""
+
     async def destroy(self, owner: str) -> None:
         """Forgets the owner's texts, everywhere and for good."""
 
@@ -86,7 +89,6 @@ class PostgresKeys:
         self._held: TTLCache[str, Key] = TTLCache(HELD_KEYS, HELD_SECONDS)
 
     async def hold(self, owners: Iterable[str]) -> None:
-        """Reads the keys of many owners at once; those that have none, or are destroyed, are left to `key`."""
         wanted = [owner for owner in dict.fromkeys(owners) if owner not in self._held]
         if wanted:
             for row in await self._pool.fetch("SELECT owner, secret FROM keys WHERE owner = ANY($1) AND secret IS NOT NULL", wanted):

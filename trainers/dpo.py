@@ -26,11 +26,17 @@ if TYPE_CHECKING:
 
 def align(base: str, adapter: Path, pairs: Sequence[Pair], recipe: Recipe, dpo: Dpo, folder: Path, report: Report, conditions: Conditions = ALONE) -> PeftModel:
     """The adapter in `adapter` trained on (prompt ids, chosen ids, rejected ids); saved to `folder` as PEFT does, where it is gone on with as `sft.train` does."""
-    if not is_kept(folder):
-        if is_shared(PAIRS_A_STEP, conditions):
-            together(align, (base, adapter, pairs, recipe, dpo, folder), report, conditions)
-        else:
-            fitting = [pair for pair in pairs if len(pair[0]) + max(len(pair[1]), len(pair[2])) <= recipe.max_tokens]
-            backend(conditions.backend).align(Preferences(base, adapter, fitting, recipe, dpo, folder), report, conditions)
-        give_memory_back()
+    fitting = [pair for pair in pairs if len(pair[0]) + max(len(pair[1]), len(pair[2])) <= recipe.max_tokens]
+    prefer(Preferences(base, adapter, fitting, recipe, dpo, folder), report, conditions)
     return with_adapter(base, folder)
+
+
+def prefer(preferences: Preferences, report: Report, conditions: Conditions) -> None:
+    """What `align` does before it loads what was made, as `sft.teach`."""
+    if is_kept(preferences.folder):
+        return
+    if is_shared(PAIRS_A_STEP, conditions):
+        together(prefer, (preferences,), report, conditions)
+    else:
+        backend(conditions.backend).align(preferences, report, conditions)
+    give_memory_back()

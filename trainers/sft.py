@@ -8,7 +8,7 @@ could not be served as an adapter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,24 +35,26 @@ def train(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, repor
     Raises:
         InvalidInput: no row is short enough, or the conditions' processes can't share a step.
     """
-    if not is_kept(folder):
-        if is_shared(recipe.batch_size, conditions):
-            together(partial(train, start=start), (base, _learnt(rows, recipe), recipe, folder), report, conditions)
-        else:
-            backend(conditions.backend).teach(Lesson(base, _learnt(rows, recipe), recipe, folder, start), report, conditions)
-        give_memory_back()
+    teach(Lesson(base, rows, recipe, folder, start), report, conditions)
     return with_adapter(base, folder)
 
 
 def train_whole(base: str, rows: Sequence[Tokens], recipe: Recipe, folder: Path, report: Report, conditions: Conditions = ALONE) -> PreTrainedModel:
     """`base` with all its weights trained, in float32; else as `train`."""
-    if not is_kept(folder):
-        if is_shared(recipe.batch_size, conditions):
-            together(train_whole, (base, _learnt(rows, recipe), recipe, folder), report, conditions)
-        else:
-            backend(conditions.backend).teach(Lesson(base, _learnt(rows, recipe), recipe, folder, whole=True), report, conditions)
-        give_memory_back()
+    teach(Lesson(base, rows, recipe, folder, whole=True), report, conditions)
     return load_model(str(folder), is_trainable=True)
+
+
+def teach(lesson: Lesson, report: Report, conditions: Conditions) -> None:
+    """What `train` and `train_whole` do before they load what was made: the part of processes that share a training, of which the first alone writes."""
+    if is_kept(lesson.folder):
+        return
+    fit = replace(lesson, rows=_learnt(lesson.rows, lesson.recipe))
+    if is_shared(lesson.recipe.batch_size, conditions):
+        together(teach, (fit,), report, conditions)
+    else:
+        backend(conditions.backend).teach(fit, report, conditions)
+    give_memory_back()
 
 
 def fitting(rows: Sequence[Tokens], recipe: Recipe) -> list[Tokens]:

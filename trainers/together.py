@@ -26,7 +26,6 @@ from trainers.progress import Moment, Report
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
 
 log = structlog.get_logger()
 ATTEMPTS = 4
@@ -34,7 +33,7 @@ ATTEMPTS = 4
 START_SECONDS = 1.0
 END_SECONDS = 30.0
 WELL, SILENT = "well", "silent"
-Training = Callable[..., "PeftModel"]
+Training = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)

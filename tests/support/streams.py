@@ -12,11 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiokafka import TopicPartition
-
+from runtime.backlog import Backlog
 from runtime.database import connect
-from runtime.errors import Transient
-from runtime.kafka import Outgoing, apply_topics, committed_offsets, partitions_of
+from runtime.kafka import Outgoing, apply_topics
 from runtime.objects import Objects
 from runtime.places import read_at
 from runtime.project import Project, load_project
@@ -66,22 +64,17 @@ class System:
     async def settled(self, topic: str, kind: type[Any], seconds: float = 60) -> list[Any]:
         """The records of a topic, once all that was sent, and what was made of it, has been worked on."""
         end = time.monotonic() + seconds
-        while waiting := await self._waiting():
-            assert self.fatal == []
-            letters = [letter.message for letter in await self.now("dead-letters", DeadLetter)] if time.monotonic() > end else None
-            assert letters is None, f"not worked on in {seconds} seconds: {waiting}; dead letters: {letters}"
-            await asyncio.sleep(0.2)
-        return await self.now(topic, kind)
-
-    async def _waiting(self) -> list[str]:
-        """Where records are that no transaction has acknowledged. What is acknowledged is read first: if it is all that there is then, nothing is on its way."""
-        places = await partitions_of(self.broker, self.topics)
+        backlog = Backlog(self.broker, {self.group: self.topics})
+        await backlog.start()
         try:
-            committed = await committed_offsets(self.broker, self.group, places)
-        except Transient as error:  # a transaction is open, for one
-            return [str(error)]
-        ends = {TopicPartition(r.topic, r.partition): r.offset + 1 for r in await read_all(self.broker, *self.topics)}
-        return [f"{p.topic}/{p.partition}" for p, end in ends.items() if not (at := committed.get(p)) or at.offset < end]
+            while await backlog.waits():
+                assert self.fatal == []
+                letters = [letter.message for letter in await self.now("dead-letters", DeadLetter)] if time.monotonic() > end else None
+                assert letters is None, f"not worked on in {seconds} seconds; dead letters: {letters}"
+                await asyncio.sleep(0.2)
+        finally:
+            await backlog.stop()
+        return await self.now(topic, kind)
 
 
 def document(doc_id: str, content: bytes | None, revision: int = 1, media_type: str = "text/markdown", deleted: bool = False) -> Document:

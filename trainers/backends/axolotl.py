@@ -35,9 +35,9 @@ QUIET = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED":
 GPU_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel")
 """Axolotl takes them by itself, also where there is no GPU."""
 PASSED_ON = {
-    "max_steps", "learning_rate", "gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "logging_steps", "save_total_limit", "seed", "bf16", "gradient_checkpointing", "output_dir",
+    "max_steps", "learning_rate", "gradient_accumulation_steps", "warmup_steps", "weight_decay", "logging_steps", "save_total_limit", "seed", "gradient_checkpointing", "output_dir",
 }  # fmt: skip
-"""What Axolotl names as transformers does, but for the scheduler."""
+"""What Axolotl names as transformers does."""
 
 
 class Axolotl:
@@ -84,7 +84,6 @@ def config(lesson: Lesson, arguments: Mapping[str, Any], conditions: Conditions,
         "save_steps": max(every, round(steps / CHECKPOINTS / every) * every), "resume_from_checkpoint": str(last) if last else None, "strict": False,
         **{f"use_{name}": True for name in conditions.report_to}, **({} if lesson.whole else lora),
     }  # fmt: skip
-    said.pop("lr_scheduler_type")
     said["bf16"] = arguments["bf16"] and not arguments["use_cpu"]  # on a CPU transformers wants to be told more than Axolotl passes on
     return {name: value for name, value in said.items() if value is not None}
 
