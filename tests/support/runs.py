@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import resource
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+import transformers
 from aiokafka import TopicPartition
 
 from loom.embedded.kafka import EmbeddedKafka
@@ -46,11 +45,14 @@ def small_project(steps: int) -> Project:
 
 
 def child_with_little_memory(spec: RunSpec, connection: Any) -> None:
-    """A run's process that gets 400 MiB and no more, until half as many rows are in memory at once."""
-    if not spec.conditions.halvings:
-        torch.ones(512, 512) @ torch.ones(512, 512)  # OpenMP starts its threads: where it can't, libgomp ends the process without a word
-        most = psutil.Process().memory_info().vms + (400 << 20)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    """A run's process in whose memory a step has no room for sixteen rows at once: torch's own allocator says so."""
+    step = transformers.Trainer.training_step
+
+    def needy(trainer: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        torch.empty(trainer.args.per_device_train_batch_size // 16 << 60, dtype=torch.uint8)  # an exbibyte, or nothing
+        return step(trainer, *args, **kwargs)
+
+    transformers.Trainer.training_step = needy
     child(spec, connection)
 
 
