@@ -37,7 +37,7 @@ def records(prefix: str, count: int) -> list[Outgoing]:
 
 
 async def until(broker: str, topic: str, count: int) -> list[bytes | None]:
-    for _ in range(80):
+    for _ in range(240):
         if len(found := await read_all(broker, topic)) >= count:
             return [r.value for r in found]
         await asyncio.sleep(0.25)

@@ -53,7 +53,7 @@ async def system(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, folder: Path)
 
 async def say(client: Client, running: System, opinion: Opinion) -> Feedback:
     """Says it as soon as the projection knows the request."""
-    for _ in range(40):
+    for _ in range(240):
         try:
             return await client.say(running.context.pool, opinion)
         except InvalidInput:

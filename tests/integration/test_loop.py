@@ -10,6 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -190,13 +191,14 @@ def test_corrections_make_a_better_version_with_nobody_looking(live: Live) -> No
     def right(place: int, answered: Answered) -> bool:
         return bool(outputs(answered)["tool"] == {"tool": "restart_hub", "hub_name": HUBS[place]})
 
+    def corrected(place: int, request_id: str) -> bool:
+        return live.loom("feedback", request_id, "--correct", json.dumps({"tool": "restart_hub", "hub_name": HUBS[place]})).returncode == 0
+
     later = range(CORRECTED, len(HUBS))
     before = sum(right(place, idiom(live, place)) for place in later)
     asked = [idiom(live, place).completed.request_id for place in range(CORRECTED)]
-    time.sleep(2)  # the projection notes where they stand
     for place, request_id in enumerate(asked):
-        said = live.loom("feedback", request_id, "--correct", json.dumps({"tool": "restart_hub", "hub_name": HUBS[place]}))
-        assert said.returncode == 0, said.stderr
+        live.until(partial(corrected, place, request_id), 60, f"the projection to note where {request_id} stands")
     run = live.until_requested("tool", RunTrigger.FEEDBACK)
     watched = live.loom("runs", "watch", run.run_id[:12])
     assert watched.returncode == 0, watched.stdout
