@@ -43,6 +43,23 @@ def test_it_prefers_what_was_chosen(tmp_path: Path) -> None:
     assert not (tmp_path / "dpo" / "ref").exists()
 
 
+def test_tokens_beyond_the_length_of_the_other_answer_count_as_declared(tmp_path: Path) -> None:
+    import torch
+
+    tokenizer = load_tokenizer(BASE)
+    good, poor = tokenizer.encode(" good"), tokenizer.encode(" poor")
+    pairs = [(tokenizer.encode(f"item {i}:"), good, good + poor) for i in range(96)]  # apart by the length alone
+    sft.train(BASE, [(prompt, longer) for prompt, _, longer in pairs], Recipe(max_steps=8), tmp_path / "sft", lambda *_: None)
+
+    def tail(alpha: float) -> float:
+        """Log probability of the longer answer's last token after a training."""
+        model = dpo.align(BASE, tmp_path / "sft", pairs, Recipe(), Dpo(learning_rate=1e-3, ld_alpha=alpha), tmp_path / f"dpo-{alpha}", lambda _: None)
+        with torch.inference_mode():
+            return float(model(torch.tensor([pairs[0][0] + good])).logits[0, -1].log_softmax(-1)[poor[0]])
+
+    assert tail(1.0) < tail(0.0) - 1.0
+
+
 PROJECT = f"""
 [base]
 model = "{BASE}"

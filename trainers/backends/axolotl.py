@@ -20,7 +20,7 @@ import yaml
 
 from trainers.backends import Lesson, Preferences
 from trainers.backends.trl import BACKEND as TRL
-from trainers.backends.trl import LOGGED_STEPS, Plan, lora_of
+from trainers.backends.trl import LOGGED_STEPS, Curriculum, lora_of
 from trainers.base_model import load_model
 from trainers.checkpoints import FOLDER, adopt, last_whole, step_of
 from trainers.conditions import Conditions
@@ -46,19 +46,19 @@ class Axolotl:
     def teach(self, lesson: Lesson, report: Report, conditions: Conditions) -> None:
         """As the port says. Raises MemoryError or RuntimeError with Axolotl's last words."""
         lesson = replace(lesson, folder=lesson.folder.resolve(), base=str(Path(lesson.base).resolve()) if Path(lesson.base).exists() else lesson.base, start=lesson.start.resolve() if lesson.start else None)
-        plan = Plan(lesson)
+        curriculum = Curriculum(lesson)
         checkpoints, work = lesson.folder / FOLDER, lesson.folder / "axolotl"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         try:
             with (work / "rows.jsonl").open("w", encoding="utf-8") as rows:
-                rows.writelines(_row(*lesson.rows[place]) for place in plan.order)
+                rows.writelines(_row(*lesson.rows[place]) for place in curriculum.order)
             last = last_whole(checkpoints)
             if not lesson.whole and not lesson.start:
                 lesson = replace(lesson, start=_first(lesson, work / "first"))
             begun = step_of(last) if last else 0
-            (work / "train.yaml").write_text(yaml.safe_dump(config(lesson, plan.arguments(lesson, conditions), conditions, work, last), sort_keys=False))
-            _run(command(conditions, work / "train.yaml"), work, begun, Pace(report, plan.tokens(), begun))
+            (work / "train.yaml").write_text(yaml.safe_dump(config(lesson, curriculum.arguments(lesson, conditions), conditions, work, last), sort_keys=False))
+            _run(command(conditions, work / "train.yaml"), work, begun, Pace(report, curriculum.tokens(), begun))
         finally:
             shutil.rmtree(work, ignore_errors=True)
         adopt(checkpoints, lesson.folder)

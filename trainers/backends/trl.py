@@ -46,7 +46,7 @@ class Trl:
             """Cross entropy as the model computes it, with logits for completion tokens alone: prompts are twenty times as long."""
 
             def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-                return plan.order
+                return curriculum.order
 
             def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
                 inputs = dict(inputs)
@@ -58,13 +58,13 @@ class Trl:
                 return loss * self.accelerator.num_processes / num_items_in_batch if num_items_in_batch is not None else loss / (targets != IGNORED).sum()
 
         model = _student(lesson)
-        plan = Plan(lesson)
+        curriculum = Curriculum(lesson)
         columns = {"input_ids": [p + c for p, c in lesson.rows], "labels": [[IGNORED] * len(p) + c for p, c in lesson.rows]}
-        arguments = SFTConfig(**plan.arguments(lesson, conditions), packing=False, pad_to_multiple_of=WIDTH_TOKENS)
+        arguments = SFTConfig(**curriculum.arguments(lesson, conditions), packing=False, pad_to_multiple_of=WIDTH_TOKENS)
         with packed(model.get_base_model() if isinstance(model, PeftModel) else model) as collate:
             trainer = CompletionLoss(
                 model=model, args=arguments, data_collator=collate, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(lesson.base),
-                peft_config=None if lesson.whole or lesson.start else lora_of(lesson.recipe), callbacks=plan.callbacks(report, conditions),
+                peft_config=None if lesson.whole or lesson.start else lora_of(lesson.recipe), callbacks=curriculum.callbacks(report, conditions),
             )  # fmt: skip
             keep(train_on(trainer, lesson.folder), lesson.folder)
 
@@ -82,7 +82,7 @@ def _student(lesson: Lesson) -> PeftModel | PreTrainedModel:
     return load_model(lesson.base, is_trainable=lesson.whole)
 
 
-class Plan:
+class Curriculum:
     """Which rows each step of a lesson has, and what every trainer of TRL's is told of it."""
 
     def __init__(self, lesson: Lesson) -> None:
@@ -131,7 +131,7 @@ def prefer(model: PeftModel, preferences: Preferences, report: Report, condition
     order = training_order(lengths, PAIRS_A_STEP, len(lengths), recipe.seed)
     arguments = DPOConfig(
         **common_arguments(folder, recipe, PAIRS_A_STEP, CPU_PAIRS, conditions), num_train_epochs=1, learning_rate=dpo.learning_rate, beta=dpo.beta,
-        loss_type=["sigmoid", "sft"], loss_weights=[1.0, dpo.sft_weight], max_length=recipe.max_tokens,
+        loss_type=["sigmoid", "sft"], loss_weights=[1.0, dpo.sft_weight], ld_alpha=dpo.ld_alpha, max_length=recipe.max_tokens,
     )  # fmt: skip
     trainer = OurTokens(
         model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(preferences.base),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.project import Recipe
 from runtime.tasks.prompt import load_tokenizer
 from trainers.backends import Lesson, Preferences
-from trainers.backends.trl import Plan, prefer
+from trainers.backends.trl import Curriculum, prefer
 from trainers.checkpoints import WEIGHTS, keep, train_on
 from trainers.conditions import Conditions
 from trainers.progress import Report
@@ -32,12 +32,12 @@ class Unsloth:
 
         class InOrder(SFTTrainer):
             def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-                return plan.order
+                return curriculum.order
 
-        plan = Plan(lesson)
+        curriculum = Curriculum(lesson)
         columns = {"input_ids": [p + c for p, c in lesson.rows], "completion_mask": [[0] * len(p) + [1] * len(c) for p, c in lesson.rows]}
-        arguments = SFTConfig(**plan.arguments(lesson, conditions), completion_only_loss=True)
-        trainer = InOrder(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(lesson.base), callbacks=plan.callbacks(report, conditions))
+        arguments = SFTConfig(**curriculum.arguments(lesson, conditions), completion_only_loss=True)
+        trainer = InOrder(model=model, args=arguments, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(lesson.base), callbacks=curriculum.callbacks(report, conditions))
         keep(train_on(trainer, lesson.folder), lesson.folder)
 
     def align(self, preferences: Preferences, report: Report, conditions: Conditions) -> None:

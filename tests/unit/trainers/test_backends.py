@@ -12,7 +12,7 @@ import pytest
 from runtime.errors import SettingsError
 from runtime.project import Recipe
 from trainers.backends import Lesson, axolotl
-from trainers.backends.trl import Plan
+from trainers.backends.trl import Curriculum
 from trainers.conditions import ALONE, Conditions, check_backend
 from trainers.progress import Moment
 
@@ -26,7 +26,7 @@ def lesson(folder: Path) -> Lesson:
 
 def test_axolotls_configuration_is_the_recipe(tmp_path: Path) -> None:
     one = lesson(tmp_path)
-    made = axolotl.config(one, Plan(one).arguments(one, ALONE), ALONE, tmp_path / "work", None)
+    made = axolotl.config(one, Curriculum(one).arguments(one, ALONE), ALONE, tmp_path / "work", None)
     assert {name: made[name] for name in ("base_model", "adapter", "lora_r", "lora_alpha", "lora_dropout", "lora_target_linear", "learning_rate", "max_steps", "seed", "sequence_len")} == {
         "base_model": "base", "adapter": "lora", "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "lora_target_linear": True, "learning_rate": 2e-3, "max_steps": 25, "seed": 7, "sequence_len": 64,
     }  # fmt: skip
@@ -35,10 +35,10 @@ def test_axolotls_configuration_is_the_recipe(tmp_path: Path) -> None:
     assert made["save_steps"] % made["logging_steps"] == 0
     assert (made["lora_model_dir"], made.get("resume_from_checkpoint")) == ("live", None)
     short = replace(ALONE, halvings=1, report_to=("wandb",))
-    later = axolotl.config(one, Plan(one).arguments(one, short), short, tmp_path / "work", Path("checkpoint-10"))
+    later = axolotl.config(one, Curriculum(one).arguments(one, short), short, tmp_path / "work", Path("checkpoint-10"))
     assert (later["lora_model_dir"], later["resume_from_checkpoint"], later["use_wandb"]) == ("live", "checkpoint-10", True)
     assert (later["micro_batch_size"], later["gradient_accumulation_steps"]) == (2, 2)
-    whole = axolotl.config(replace(one, start=None, whole=True), Plan(one).arguments(one, ALONE), ALONE, tmp_path / "work", None)
+    whole = axolotl.config(replace(one, start=None, whole=True), Curriculum(one).arguments(one, ALONE), ALONE, tmp_path / "work", None)
     assert not [name for name in whole if name.startswith(("lora", "adapter"))]
 
 
@@ -71,7 +71,7 @@ def test_what_axolotl_makes_is_taken_back_and_its_rows_are_gone(tmp_path: Path, 
     assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "checkpoints"}
     assert [(moment.step, moment.steps, moment.loss) for moment in heard] == [(10, 25, 2.0), (20, 25, 1.0)]
     seen = [json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines()]
-    order = Plan(lesson(folder)).order
+    order = Curriculum(lesson(folder)).order
     assert [row["input_ids"] for row in seen] == [ROWS[place][0] + ROWS[place][1] for place in order]
     assert seen[0]["labels"] == [-100] * len(ROWS[order[0]][0]) + ROWS[order[0]][1]
     assert "curriculum_sampling: true" in (tmp_path / "seen.yaml").read_text()
