@@ -5,6 +5,7 @@ Sets whose training part alone is there are split by document, or by line where 
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,18 @@ def tweets(folder: Path, part: str) -> list[Row]:
     names = dict(line.split("\t") for line in (folder / "mapping.txt").read_text(encoding="utf-8").splitlines())
     texts, labels = ((folder / f"{part}_{kind}.txt").read_text(encoding="utf-8").splitlines() for kind in ("text", "labels"))
     return [{"id": f"{folder.name} {part} {i}", "text": text, "label": names[label].upper()} for i, (text, label) in enumerate(zip(texts, labels, strict=True)) if text.strip()]
+
+
+def intents(path: Path, part: str) -> list[Row]:
+    """CLINC150: pairs of a text and its intent, and those that are out of scope."""
+    parts = json.loads(path.read_text(encoding="utf-8"))
+    return [{"id": f"clinc {part} {i}", "text": text, "label": label} for i, (text, label) in enumerate([*parts[part], *parts[f"oos_{part}"]])]
+
+
+def banking(path: Path) -> list[Row]:
+    """BANKING77: a text and its category a line."""
+    with path.open(encoding="utf-8", newline="") as lines:
+        return [{"id": f"banking {i}", "text": row["text"], "label": row["category"]} for i, row in enumerate(csv.DictReader(lines))]
 
 
 def documents(path: Path) -> Iterator[list[Row]]:
@@ -69,6 +82,8 @@ def main(sets: Path, out: Path) -> None:
         "mood": parts([row] for row in tweets(sets / "sentiment-tweeteval/sentiment", "val")),
         "wnut": tuple([row for document in documents(wnut / f"{part}.conll") for row in document] for part in ("train", "dev")),
         "filings": parts(documents(sets / "ner-sec-filings/train_FIN5.conll")),
+        "intent": tuple(intents(sets / "intent-clinc150/data_full_train_val.json", part) for part in ("train", "val")),
+        "banking": parts([row] for row in banking(sets / "intent-banking77/train.csv")),
     }
     for name, both in made.items():
         for part, rows in zip(("train", "test"), both, strict=True):

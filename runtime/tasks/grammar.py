@@ -19,7 +19,7 @@ from runtime.tasks.samples import TaskSpec
 from runtime.tasks.tool import MISSING, NO_TOOL, Tool
 
 WORD = re.compile(r"^(\W*)(.*?)((?:['’]s)?\W*)$", re.DOTALL)
-MAX_TOKENS = {"classify": 24, "tool": 96, "extract": 160, "chat": 96}
+MAX_TOKENS = {"classify": 64, "tool": 96, "extract": 160, "chat": 96}
 MAX_PATTERN_WORDS = 6
 MAX_QUOTED = 3
 FORMATS = {"email": r"^[^@\s]+@[^@\s]+\.[A-Za-z]{2,}$"}

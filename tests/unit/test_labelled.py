@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from examples.labelled.prepare import documents, main, parts, sentence, tweets
+from examples.labelled.prepare import banking, documents, intents, main, parts, sentence, tweets
 from loom.bench.scores import load_rows
 from loom.labels import label_of
 from runtime.project import load_project
@@ -33,6 +34,18 @@ def test_labels_of_tweets_have_their_names(tmp_path: Path) -> None:
     for name, text in {"mapping": "0\tanger\n1\tjoy\n", "val_text": "grr\nyay\n", "val_labels": "0\n1\n"}.items():
         (tmp_path / f"{name}.txt").write_text(text)
     assert [(row["text"], row["label"]) for row in tweets(tmp_path, "val")] == [("grr", "ANGER"), ("yay", "JOY")]
+
+
+def test_intents_have_those_that_are_out_of_scope_among_them(tmp_path: Path) -> None:
+    (tmp_path / "clinc.json").write_text(json.dumps({"val": [["pay my bill", "pay_bill"]], "oos_val": [["why is the sky blue", "oos"]]}))
+    rows = intents(tmp_path / "clinc.json", "val")
+    assert [(row["text"], row["label"]) for row in rows] == [("pay my bill", "pay_bill"), ("why is the sky blue", "oos")]
+    assert len({row["id"] for row in rows}) == 2
+
+
+def test_a_text_of_banking_may_hold_commas_and_line_breaks(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text('text,category\n"my card, where\nis it",card_arrival\n')
+    assert [(row["text"], row["label"]) for row in banking(tmp_path / "train.csv")] == [("my card, where\nis it", "card_arrival")]
 
 
 def test_a_document_is_learned_from_or_asked_about() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.tasks import extract, samples, tool
+from runtime.tasks import classify, extract, samples, tool
 from runtime.tasks.grammar import grammar
 from runtime.tasks.samples import TaskSpec
 
@@ -160,6 +160,16 @@ def test_what_is_on_offer_is_shuffled_by_the_seed_alone() -> None:
     body = {"input": {"message": "hi", "context": {}}, "output": {"calls": []}}
     assert samples.render(SPEC, body, random.Random(3)) == samples.render(SPEC, body, random.Random(3))
     assert len({samples.render(SPEC, body, random.Random(i))[0].system for i in range(20)}) > 1
+
+
+def test_a_prompt_names_labels_as_long_as_they_are_few() -> None:
+    few, many = (tuple(f"label-{n}" for n in range(count)) for count in (classify.LISTED, classify.LISTED + 1))
+    assert all(label in samples.ask(TaskSpec("classify", few), {"text": "hi"}).system.split(": ")[1].split(", ") for label in few)
+    assert samples.ask(TaskSpec("classify", many), {"text": "hi"}, random.Random(0)).system == f"labels: {len(many)}"
+    rules = grammar(TaskSpec("classify", many), {"text": "hi"})
+    assert rules and all(f'"{label}"' in rules for label in many)
+    prompt, completion = samples.render(TaskSpec("classify", many), {"input": {"text": "hi"}, "output": {"label": many[-1]}}, random.Random(0))
+    assert (prompt.user, completion) == ("hi", many[-1])
 
 
 def test_training_frames_are_worded_otherwise_than_the_held_out_phrasings() -> None:
