@@ -37,7 +37,7 @@ def of_the_loop(project: str) -> str:
 
     Ten corrections may change more answers than its gates let pass: that they come through is under test, not how strict it is.
     """
-    fewer = re.sub(r"max_steps = (\d+)", lambda found: f"max_steps = {min(100, int(found[1]) // 2)}", project)
+    fewer = re.sub(r"max_steps = (\d+)", lambda found: f"max_steps = {min(120, int(found[1]) // 2)}", project)
     return fewer.replace("max_loss = 0.05", "max_loss = 0.2").replace('"../../models/base"', f'"{ROOT / "models/base"}"')
 
 
