@@ -80,7 +80,7 @@ def decide(adapters: Mapping[str, Adapter], text: str, parts: Sequence[str], ran
 
     Clauses of one adapter are one intent, unless two or more of them ask for something.
     """
-    intents = [Intent(name, text, 1.0, always=True) for name, a in adapters.items() if not a.routes]
+    intents = [Intent(name, text, 1.0, always=True) for name, a in adapters.items() if a.sees_every_message]
     for name, adapter in adapters.items():
         if adapter.routes and adapter.whole_message:
             best = max((score for scores in ranked for (owner, _), score in scores.items() if owner == name), default=-1.0)

@@ -36,7 +36,7 @@ def label_of(row: Mapping[str, Any], adapter: str, spec: samples.TaskSpec, licen
     Raises:
         ValueError: the row is not of the task's shape, or its answer is not among what is declared.
     """
-    given = {**samples.task_input(spec.task, row["text"], row.get("context", {})), **{name: row[name] for name in ("passage", "history") if name in row}}
+    given = {**samples.task_input(spec.task, row["text"], row.get("context", {})), **{name: row[name] for name in ("passage", "history", "tools") if name in row}}
     wanted = {ANSWERS[spec.task]: _answer(spec.task, row)} | ({"rejected": row["rejected"]} if "rejected" in row else {})
     samples.render(spec, {"input": given, "output": wanted})  # raises what the streams would refuse
     named = row.get("id")

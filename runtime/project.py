@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from runtime.errors import SettingsError
 from runtime.tasks.samples import TaskSpec
-from runtime.tasks.tool import Tool
+from runtime.tasks.tool import TOOL_NAME, Tool
 from schemas.topics import BASE, CPT, PARTITIONS, PREFERENCES, Topic, catalogue
 
 RESERVED = frozenset({BASE, CPT, PREFERENCES})
@@ -80,7 +80,7 @@ class Gate(_Table):
 class ToolDeclaration(_Table):
     """A tool in the OpenAI form."""
 
-    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")
+    name: str = Field(pattern=TOOL_NAME)
     description: str
     parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
     utterances: tuple[str, ...] = Field(default=(), description="Examples of messages that it is for: the router and the shortlist go by them.")
@@ -117,8 +117,8 @@ class Adapter(_Table):
     def _complete(self) -> Adapter:
         if self.task in ("classify", "extract") and len(self.labels) < 1:
             raise ValueError(f"task {self.task} needs `labels`")
-        if self.task == "tool" and not self.tools:
-            raise ValueError("task tool needs `tools`")
+        if self.task == "tool" and not self.tools and self.teach:
+            raise ValueError("task tool needs `tools`, or `teach = false` where labels and requests bring theirs")
         if self.context and self.task != "tool":
             raise ValueError(f"task {self.task} has no `context`")
         if self.quote and self.task != "chat":
@@ -132,6 +132,11 @@ class Adapter(_Table):
         """Examples of messages that it is for, by the tool that they are for; its own are under ""."""
         every = {"": self.utterances} | {tool.name: tool.utterances for tool in self.tools}
         return {topic: utterances for topic, utterances in every.items() if utterances}
+
+    @property
+    def sees_every_message(self) -> bool:
+        """Whether it has no examples of messages to be chosen by; one whose tools come with each message is asked for by its name."""
+        return not self.routes and (self.task != "tool" or bool(self.tools))
 
     @property
     def declared_tools(self) -> list[Tool]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import Prompt
 from runtime.tasks.samples import TaskSpec, answer, ask, expected
+from trainers.faults import parts
 from trainers.generate import generate
 from trainers.snapshot import Row
 
@@ -22,12 +23,13 @@ METRIC = {"classify": "macro_f1", "tool": "call_accuracy", "extract": "entity_f1
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`score` is the task's metric over all examples; `each` is 0 to 1 an example, for paired comparison."""
+    """`score` is the task's metric over all examples; `each` is 0 to 1 an example, for paired comparison; `parts` are other numbers, by name (`faults.parts`)."""
 
     metric: str
     score: float
     each: tuple[float, ...]
     valid_share: float
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -86,7 +88,8 @@ def evaluate(model: PreTrainedModel, tokenizer: Any, spec: TaskSpec, held_out: H
     def part(places: Sequence[int]) -> Evaluation | None:
         return score(spec, [said[i] for i in places], [wanted[i] for i in places]) if places else None
 
-    return Scores(score(spec, said, wanted), part(held_out.new), part(held_out.anchors), tokens / max(1, len(said)))
+    whole = score(spec, said, wanted)
+    return Scores(replace(whole, parts=parts(held_out.asked, said, whole.each)), part(held_out.new), part(held_out.anchors), tokens / max(1, len(said)))
 
 
 def answers(model: PreTrainedModel, tokenizer: Any, spec: TaskSpec, asked: Sequence[Asked]) -> tuple[list[Any], int]:
@@ -94,15 +97,6 @@ def answers(model: PreTrainedModel, tokenizer: Any, spec: TaskSpec, asked: Seque
     completions = generate(model, tokenizer, [a.prompt for a in asked], [grammar(a.spec, a.given) for a in asked], MAX_TOKENS[spec.task])
     tokens = sum(len(tokenizer.encode(completion, add_special_tokens=False)) for completion in completions)
     return [read_answer(a.spec, completion, a.given) for completion, a in zip(completions, asked, strict=True)], tokens
-
-
-def by_book(asked: Sequence[Asked], evaluation: Evaluation) -> dict[str, float]:
-    """The mean of a chat `evaluation` of `asked` with the passage in the prompt, and without; empty for other tasks."""
-    books: dict[str, list[float]] = {}
-    if evaluation.metric == METRIC["chat"]:
-        for one, value in zip(asked, evaluation.each, strict=True):
-            books.setdefault("open_book" if one.given.get("passage") else "closed_book", []).append(value)
-    return {f"{evaluation.metric}_{book}": sum(values) / len(values) for book, values in books.items()}
 
 
 class Invalid:

@@ -21,7 +21,7 @@ from trainers.artifact import Made
 from trainers.backends import Pair, Tokens
 from trainers.base_model import give_memory_back, with_adapter
 from trainers.conditions import ALONE, Conditions
-from trainers.evaluate import Asked, Evaluation, HeldOut, Scores, by_book, evaluate
+from trainers.evaluate import Asked, Evaluation, HeldOut, Scores, evaluate
 from trainers.gate import Rivals, judge
 from trainers.mistakes import own_mistakes
 from trainers.progress import Report
@@ -104,7 +104,8 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
         aligned = dpo.align(base, folder / SFT, pairs, recipe, adapter.dpo, folder / DPO, report, conditions)
         give_memory_back()
         after = examiner.scores(aligned)
-        metrics |= {f"sft_{alone.metric}": candidate.whole.score, f"dpo_{alone.metric}": after.whole.score, "pairs": float(len(pairs))}
+        metrics |= {f"{kind}_{name}": value for kind, made in ((SFT, candidate), (DPO, after)) for name, value in {made.whole.metric: made.whole.score, **made.whole.parts}.items()}
+        metrics["pairs"] = float(len(pairs))
         if after.whole.score >= candidate.whole.score:
             candidate, chosen = after, DPO
         del aligned
@@ -113,7 +114,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
             shutil.copy(folder / chosen / name, folder / name)
     rivals = Rivals(alone, serving, examiner.best_on_anchors(earlier, serving))
     verdict = judge(adapter.gate, candidate, rivals, (folder / ADAPTER_FILES[0]).stat().st_size, floor_only=floor_only)
-    metrics |= _metrics(candidate, rivals, examiner.held_out) | verdict.numbers | {"teacher_usd": sum(row.teacher_usd for row in rows)}
+    metrics |= _metrics(candidate, rivals) | verdict.numbers | {"teacher_usd": sum(row.teacher_usd for row in rows)}
     return Made(ADAPTER_FILES, metrics, verdict)
 
 
@@ -135,14 +136,14 @@ def amendment(rows: Sequence[Row], seed: int) -> list[Row]:
     return [row for row in rows if row.example_id in chosen]
 
 
-def _metrics(candidate: Scores, rivals: Rivals, held_out: HeldOut) -> dict[str, float]:
+def _metrics(candidate: Scores, rivals: Rivals) -> dict[str, float]:
     """What a version says of itself, by name."""
     metric, live = candidate.whole.metric, rivals.live
     parts = {"new": candidate.new, "anchor": candidate.anchors, "base": rivals.base, "live": live and live.whole, "live_new": live and live.new, "best_anchor": rivals.best_on_anchors}
     counts = {"held_out": candidate.whole.count, "new_held_out": candidate.new.count if candidate.new else 0, "anchors": candidate.anchors.count if candidate.anchors else 0}
     scores = {metric: candidate.whole.score} | {f"{name}_{metric}": part.score for name, part in parts.items() if part}
-    books = by_book(held_out.asked, candidate.whole) | {f"base_{name}": value for name, value in by_book(held_out.asked, rivals.base).items()}
-    return scores | {name: float(count) for name, count in counts.items()} | {"tokens_an_answer": candidate.tokens_an_answer} | books
+    faults = {**candidate.whole.parts, **{f"base_{name}": value for name, value in rivals.base.parts.items()}}
+    return scores | {name: float(count) for name, count in counts.items()} | {"tokens_an_answer": candidate.tokens_an_answer} | faults
 
 
 def judged_by(adapter: Adapter, rows: Sequence[Row], tokenizer: Any, shortlist: Shortlist, earlier: Earlier = Earlier()) -> HeldOut:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,16 @@ from runtime.tasks.extract import in_one_line
 from runtime.tasks.samples import TaskSpec
 from runtime.tasks.shortlist import Shortlist
 from trainers.evaluate import entity_f1, macro_f1, spans, token_f1
+from trainers.faults import ast_match
 
 PARALLEL = 8
 NO_CALL = "no call"
+CONTEXT = {"user_id": "current"}
+"""What comes with a message that says nothing else, as over HTTP."""
 NEARLY = 0.8
 """The overlap of words from which an answer is the one that was wanted."""
 Row = Mapping[str, Any]
-Hit = Callable[[Any, Any], bool]
+Hit = Callable[[Any, Row], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class Asker:
 
     async def routed(self, rows: Sequence[Row]) -> list[list[dict[str, Any]]]:
         """All results for each row."""
-        return [a["results"] for a in await self._all([("/ask", {"text": row["text"]}) for row in rows])]
+        return [a["results"] for a in await self._all([("/ask", {"text": row["text"], **({"context": row["context"]} if "context" in row else {})}) for row in rows])]
 
     async def _all(self, bodies: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
         async def post(path: str, body: Mapping[str, Any]) -> Any:
@@ -112,31 +116,33 @@ def _spelling(given: Sequence[str], declared: Sequence[str]) -> dict[str, str]:
     return {label: known[label.casefold()] if all(g.casefold() in known for g in given) else label for label in given}
 
 
-def right_tool(got: Any, want: Any) -> bool:
-    """The same tool, or both none."""
-    return (got or {}).get("tool") == (want or {}).get("tool")
+def right_tool(got: Any, row: Row) -> bool:
+    """The tool of the row, or none where it has none."""
+    return bool((got or {}).get("tool") == (_only(row["calls"]) or {}).get("tool"))
 
 
-def right_call(got: Any, want: Any) -> bool:
-    """The same tool with the same arguments, or both none."""
-    return bool(got == want)
+def right_call(got: Any, row: Row) -> bool:
+    """The row's call with the same arguments, or with those that it accepts."""
+    want = _only(row["calls"])
+    return bool(got == want) or (want is not None and "accepts" in row and ast_match(got, want["tool"], row["accepts"]))
 
 
-def _offered_tools(row: Row) -> Mapping[str, Any]:
-    return {"tools": row["tools"]} if "tools" in row else {}
+def _comes_with(row: Row) -> Mapping[str, Any]:
+    return {name: row[name] for name in ("context", "tools") if name in row}
 
 
 async def calls(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names, whole: Whole | None = None) -> list[Score]:
-    """Rows with `calls`: right tool, right tool with all arguments, no call for what is out of scope, several calls."""
-    rows = [row for row in rows if "calls" in row]
+    """Rows with `calls`: right tool, right tool with all arguments, no call for what is out of scope, several calls. `accepts` may name the right values of each argument, as BFCL does."""
+    rows = [{"context": CONTEXT, **row} for row in rows if "calls" in row]
     single, outside = [row for row in rows if len(row["calls"]) == 1], [row for row in rows if not row["calls"]]
     both = [*single, *outside]
     if not rows:
         return []
     made: dict[str, list[Any]] = {
-        mode: await asker.one(adapter, both, _offered_tools) for mode, adapter in (("adapter alone", names.tool), ("base alone", f"{names.tool}@base"))
+        mode: await asker.one(adapter, both, _comes_with) for mode, adapter in (("adapter alone", names.tool), ("base alone", f"{names.tool}@base"))
     }
     scores: list[Score] = []
+    known = [row for row in train if "calls" in row]
     if not any("tools" in row for row in rows):  # the router sends to declared tools alone
         routed = dict(zip(map(id, rows), ([r for r in results if r["adapter"] == names.tool] for results in await asker.routed(rows)), strict=True))
         made["router and adapter"] = [_only([r["output"] for r in routed[id(row)] if r["output"]]) for row in both]
@@ -144,11 +150,10 @@ async def calls(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: 
         scores.append(share("out of scope is kept from it", "router alone", [not routed[id(row)] for row in outside]))
         if several := [row for row in rows if len(row["calls"]) > 1]:
             scores.append(share("all calls of two intents", "router and adapter", [[r["output"] for r in routed[id(row)] if r["output"]] == row["calls"] for row in several]))
-        known = [row for row in train if "calls" in row]
         made |= _baselines(both, known)
-        if whole and known:
-            made[MODE] = await asyncio.to_thread(whole.answers, names.tool, known, both)
-    return scores + _judged(made, [_only(row["calls"]) for row in both], len(single))
+    if whole and known:
+        made[MODE] = await asyncio.to_thread(whole.answers, names.tool, known, both)
+    return scores + _judged(made, both, len(single))
 
 
 def _only(found: Sequence[Any]) -> Any:
@@ -166,14 +171,14 @@ def _baselines(rows: Sequence[Row], train: Sequence[Row]) -> dict[str, list[Any]
     return {mode: [None if name == NO_CALL else {"tool": name} for name in found] for mode, found in guesses.items()}
 
 
-def _judged(made: Mapping[str, Sequence[Any]], wanted: Sequence[Any], single: int) -> list[Score]:
-    """Scores of each mode; the first `single` cases want a call, the others none."""
+def _judged(made: Mapping[str, Sequence[Any]], rows: Sequence[Row], single: int) -> list[Score]:
+    """Scores of each mode; the first `single` rows want a call, the others none."""
 
     def hits(mode: str, right: Hit, cases: slice) -> list[bool]:
-        return [right(got, want) for got, want in zip(made[mode][cases], wanted[cases], strict=True)]
+        return [right(got, row) for got, row in zip(made[mode][cases], rows[cases], strict=True)]
 
     kinds: list[tuple[str, Hit, slice]] = [("right tool", right_tool, slice(single)), ("right tool, all arguments", right_call, slice(single)), ("out of scope: no call", right_tool, slice(single, None))]
-    kinds = [kind for kind in kinds if wanted[kind[2]]]
+    kinds = [kind for kind in kinds if rows[kind[2]]]
     scores = [share(what, mode, hits(mode, right, cases)) for what, right, cases in kinds for mode in made]
     return scores + [
         paired(what, f"adapter over {mode}", hits("adapter alone", right, cases), hits(mode, right, cases)) for what, right, cases in kinds[:2] for mode in made if mode not in ("adapter alone", "router and adapter")
@@ -201,18 +206,19 @@ async def entities(asker: Asker, rows: Sequence[Row], train: Sequence[Row], name
 
 
 async def answers(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names, whole: Whole | None = None) -> list[Score]:
-    """Rows with `passage` and the `answer` that stands in it: mean overlap of words, and the answers that overlap nearly whole."""
+    """Rows with an `answer`, and the `passage` that it stands in or none: mean overlap of words, and the answers that overlap nearly whole."""
     rows = [row for row in rows if "answer" in row]
     if not rows:
         return []
 
     def given(row: Row) -> Mapping[str, Any]:
-        return {"context": {"user_id": "current", "passage": row["passage"]}}
+        return {"context": {**CONTEXT, **({"passage": row["passage"]} if "passage" in row else {}), **({"history": json.dumps(row["history"])} if "history" in row else {})}}
 
     made = {mode: [a or "" for a in await asker.one(adapter, rows, given)] for mode, adapter in (("adapter alone", names.chat), ("base alone", f"{names.chat}@base"))}
-    made["first sentence"] = [sentences(row["passage"])[0] for row in rows]
-    made["most words shared"] = [_most_shared(row["text"], sentences(row["passage"])) for row in rows]
-    made["nearest by MiniLM"] = await asyncio.to_thread(_nearest, rows)
+    if all("passage" in row for row in rows):
+        made["first sentence"] = [sentences(row["passage"])[0] for row in rows]
+        made["most words shared"] = [_most_shared(row["text"], sentences(row["passage"])) for row in rows]
+        made["nearest by MiniLM"] = await asyncio.to_thread(_nearest, rows)
     known = [row for row in train if "answer" in row]
     if whole and known:
         made[MODE] = [a or "" for a in await asyncio.to_thread(whole.answers, names.chat, known, rows)]

@@ -101,7 +101,7 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
 
 def _row(given: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any] | None:
     text = given.get("text") or given.get("message")
-    return {"text": text, **wanted} if text else None
+    return {"text": text, **{name: given[name] for name in ("context", "tools") if name in given}, **wanted} if text else None
 
 
 def constant(train: Sequence[str], count: int) -> list[str]:

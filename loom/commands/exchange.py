@@ -99,7 +99,7 @@ def label(
 ) -> None:  # fmt: skip
     """Publish labelled texts.
 
-    Each line is an object with `text` and, by the adapter's task, `label`, `calls`, `entities` (`start`, `end` and `label`), or `answer` (of `passage`); `rejected` is a wrong output,
+    Each line is an object with `text` and, by the adapter's task, `label`, `calls`, `entities` (`start`, `end` and `label`), or `answer` (of `passage`); `tools` are on offer instead of the declared ones, `rejected` is a wrong output,
     `group` keeps lines together on one side of the held-out split, `id` names a line so that another may replace it, and `withdrawn` takes it back. The same file twice counts once. A
     line that can't be learned from is named, and the others go on: exit code 1.
 

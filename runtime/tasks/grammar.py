@@ -16,7 +16,7 @@ from runtime.tasks.chat import sentences
 from runtime.tasks.extract import NO_ENTITY
 from runtime.tasks.prompt import one_line
 from runtime.tasks.samples import TaskSpec
-from runtime.tasks.tool import MISSING, NO_TOOL, Tool
+from runtime.tasks.tool import MISSING, NO_TOOL, Tool, written
 
 WORD = re.compile(r"^(\W*)(.*?)((?:['’]s)?\W*)$", re.DOTALL)
 MAX_TOKENS = {"classify": 64, "tool": 96, "extract": 160, "chat": 96}
@@ -58,7 +58,7 @@ def _tool_grammar(tools: Sequence[Tool], message: str, context: Mapping[str, str
 def _value(schema: Mapping[str, Any], texts: Sequence[str]) -> str:
     """What an argument may be; empty when the texts hold nothing that its pattern admits."""
     if "enum" in schema:
-        return _choice([str(value) for value in schema["enum"]])
+        return _choice([written(value) for value in schema["enum"]])
     pattern = schema.get("pattern") or FORMATS.get(schema.get("format", ""))
     if pattern:
         return _choice(matching_spans(pattern, texts))

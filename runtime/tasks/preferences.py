@@ -12,7 +12,7 @@ from typing import Any
 
 from runtime.tasks.chat import sentences
 from runtime.tasks.prompt import one_line
-from runtime.tasks.samples import TaskSpec
+from runtime.tasks.samples import TaskSpec, offered
 
 PREFERENCE = "preference"
 """What stands in a dataset record's `task` for a pair."""
@@ -20,6 +20,7 @@ PREFERENCE = "preference"
 
 def plausible_wrong(spec: TaskSpec, given: Mapping[str, Any], wanted: Mapping[str, Any], rng: random.Random) -> dict[str, Any] | None:
     """A wrong output for `given` whose right one is `wanted`; None where there is no plausible one."""
+    spec, given = offered(spec, given)
     options = list(_WRONG[spec.task](spec, given, wanted)) if spec.task in _WRONG else []
     return rng.choice(options) if options else None
 

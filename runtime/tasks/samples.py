@@ -3,7 +3,7 @@
 | task | input | output |
 | --- | --- | --- |
 | classify | `{"text"}` | `{"label"}` |
-| tool | `{"message", "context"}` | `{"calls": [{"tool", …}]}`, at most one call |
+| tool | `{"message", "context", "tools"}`, the last where others than the declared ones are on offer | `{"calls": [{"tool", …}]}`, at most one call |
 | extract | `{"text"}` | `{"entities": [{"start", "end", "label"}]}`, offsets in the one-line text |
 | chat | `{"question", "passage", "history": [{"question", "answer"}]}`, the latter two where there are any | `{"answer"}` |
 | cpt | `{}` | `{"text"}` |
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.tasks import chat, classify, extract, tool
@@ -34,6 +34,17 @@ class TaskSpec:
     shortlist: int = 0
 
 
+def offered(spec: TaskSpec, given: Body) -> tuple[TaskSpec, Body]:
+    """`spec` with the tools that an input brings instead of the declared ones, and the input without them.
+
+    Raises:
+        ValueError: they are no tools (`tool.brought`).
+    """
+    if spec.task != "tool" or "tools" not in given:
+        return spec, given
+    return replace(spec, tools=tool.brought(given["tools"])), {name: value for name, value in given.items() if name != "tools"}
+
+
 def render(spec: TaskSpec, body: Body, rng: random.Random | None = None) -> tuple[Prompt, str]:
     """Prompt and completion of a training record; `rng` shuffles labels and tools on offer, None keeps their order.
 
@@ -41,7 +52,8 @@ def render(spec: TaskSpec, body: Body, rng: random.Random | None = None) -> tupl
         ValueError: the body is not of the task's shape, or its output is outside of what `spec` allows.
     """
     try:
-        given, wanted = body["input"], body["output"]
+        spec, given = offered(spec, body["input"])
+        wanted = body["output"]
         prompt, completion = _RENDERERS[spec.task](spec, given, wanted, rng)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a {spec.task} example: {type(error).__name__}: {error}") from error

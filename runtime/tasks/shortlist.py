@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from runtime.tasks import chat
 from runtime.tasks.prompt import one_line
-from runtime.tasks.samples import TaskSpec
+from runtime.tasks.samples import TaskSpec, offered
 from runtime.tasks.tool import Tool
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -23,6 +24,8 @@ Shown = tuple[TaskSpec, Mapping[str, Any]]
 """What is on offer, and the input as the prompt shows it."""
 MAX_SENTENCES = 512
 """Of one passage: a few seconds of the encoder."""
+MAX_KNOWN = 4096
+"""Tools whose vectors are kept, some KiB each: messages may bring any."""
 
 
 class Shortlist:
@@ -30,7 +33,7 @@ class Shortlist:
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
-        self._known: dict[tuple[str, ...], NDArray[np.float32]] = {}
+        self._known: LRUCache[tuple[str, ...], NDArray[np.float32]] = LRUCache(MAX_KNOWN)
 
     def narrow(self, spec: TaskSpec, inputs: Sequence[Mapping[str, Any]], keep: Sequence[Collection[str]] | None = None) -> list[Shown]:
         """`spec` and each input of its task, cut down to `spec.shortlist` tools in their declared order, or to as many sentences to quote, the nearest first.
@@ -40,20 +43,22 @@ class Shortlist:
         Raises:
             ValueError: a passage has more than MAX_SENTENCES sentences, or an input is not of its task.
         """
-        if not spec.shortlist or not inputs:
-            return [(spec, given) for given in inputs]
         keep = keep or [()] * len(inputs)
-        if spec.task == "tool" and spec.shortlist < len(spec.tools):
+        if spec.task == "tool":
             return self._nearest_tools(spec, inputs, keep)
-        if spec.task == "chat" and spec.quote:
+        if spec.task == "chat" and spec.quote and spec.shortlist and inputs:
             return self._nearest_sentences(spec, inputs, keep)
         return [(spec, given) for given in inputs]
 
     def _nearest_tools(self, spec: TaskSpec, inputs: Sequence[Mapping[str, Any]], keep: Sequence[Collection[str]]) -> list[Shown]:
-        messages = self._encode([str(given["message"]) for given in inputs])
-        nearness = np.stack([(messages @ self._examples(tool).T).max(axis=1) for tool in spec.tools], axis=1)
-        shown = [_nearest(near, spec.shortlist, [tool.name in kept for tool in spec.tools]) for near, kept in zip(nearness, keep, strict=True)]
-        return [(replace(spec, tools=tuple(spec.tools[i] for i in sorted(places))), given) for places, given in zip(shown, inputs, strict=True)]
+        shown = [offered(spec, given) for given in inputs]
+        many = [i for i, (own, _) in enumerate(shown) if own.shortlist and own.shortlist < len(own.tools)]
+        for i, message in zip(many, self._encode([str(inputs[i]["message"]) for i in many]) if many else (), strict=True):
+            own, given = shown[i]
+            near = np.array([(self._examples(tool) @ message).max() for tool in own.tools])
+            places = _nearest(near, own.shortlist, [tool.name in keep[i] for tool in own.tools])
+            shown[i] = replace(own, tools=tuple(own.tools[place] for place in sorted(places))), given
+        return shown
 
     def _nearest_sentences(self, spec: TaskSpec, inputs: Sequence[Mapping[str, Any]], keep: Sequence[Collection[str]]) -> list[Shown]:
         said = [_sentences(given) for given in inputs]
@@ -75,9 +80,10 @@ class Shortlist:
     def _examples(self, tool: Tool) -> NDArray[np.float32]:
         """Vectors of what the tool is for: (examples, dimensions)."""
         texts = (f"{tool.name.replace('_', ' ')}: {tool.description}", *tool.utterances)
-        if texts not in self._known:
-            self._known[texts] = self._encode(texts)
-        return self._known[texts]
+        known = self._known.get(texts)
+        if known is None:
+            known = self._known[texts] = self._encode(texts)
+        return known
 
 
 def _nearest(near: NDArray[np.float32], count: int, kept: Sequence[bool]) -> list[int]:

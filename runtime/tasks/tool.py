@@ -7,6 +7,7 @@ spans of the message or of the context; a required argument that neither holds i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,9 @@ from runtime.tasks.prompt import Prompt, one_line
 
 NO_TOOL = "none"
 MISSING = "?"
+TOOL_NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
+MOST_BROUGHT = 64
+"""So many tools may come with one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,29 @@ class Tool:
         return frozenset(self.parameters.get("required", ()))
 
 
+def brought(declarations: object) -> tuple[Tool, ...]:
+    """The tools that come with a message, each as `{"name", "description", "parameters"}`; the last may be left out.
+
+    Raises:
+        ValueError: they are no list of such, too many, or two have one name.
+    """
+    if not isinstance(declarations, list) or len(declarations) > MOST_BROUGHT:
+        raise ValueError(f"tools that come with a message are a list of at most {MOST_BROUGHT}")
+    tools = tuple(map(_tool, declarations))
+    if len({tool.name for tool in tools}) < len(tools):
+        raise ValueError("two of the tools that come with a message have one name")
+    return tools
+
+
+def _tool(declared: object) -> Tool:
+    match declared:
+        case {"name": str(name), "description": str(description), **rest} if re.match(TOOL_NAME, name) and rest.keys() <= {"parameters"}:
+            parameters = rest.get("parameters", {})
+            if isinstance(parameters, dict) and isinstance(parameters.get("properties", {}), dict):
+                return Tool(name, description, parameters)
+    raise ValueError('a tool that comes with a message is {"name", "description", "parameters"}, of which the last is a JSON Schema object')
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
     """One call. `missing` names required arguments that the text does not give."""
@@ -57,7 +84,7 @@ def signature(tool: Tool) -> str:
 
     def show(name: str, schema: Mapping[str, Any]) -> str:
         mark = "" if name in tool.required else "?"
-        choices = f": {'|'.join(map(str, schema['enum']))}" if "enum" in schema else ""
+        choices = f": {'|'.join(map(written, schema['enum']))}" if "enum" in schema else ""
         return f"{name}{mark}{choices}"
 
     arguments = ", ".join(show(name, schema) for name, schema in tool.arguments.items())
@@ -75,7 +102,7 @@ def render_call(call: ToolCall | None) -> str:
     """The completion that stands for `call`; `None` is a refusal to call."""
     if call is None:
         return NO_TOOL
-    fields = [render_field(name, one_line(str(value))) for name, value in call.arguments.items()]
+    fields = [render_field(name, written(value)) for name, value in call.arguments.items()]
     fields += [render_field(name, MISSING) for name in call.missing]
     return "\n".join([call.tool, *fields])
 
@@ -102,6 +129,11 @@ def parse_call(completion: str, tools: Sequence[Tool]) -> ToolCall | None:
     return ToolCall(tool=name, arguments=values, missing=missing)
 
 
+def written(value: Any) -> str:
+    """An argument's value as a call's line has it."""
+    return str(value).lower() if isinstance(value, bool) else one_line(str(value))
+
+
 def _boolean(value: str) -> bool:
     if value not in ("true", "false"):
         raise ValueError(f"not a boolean: {value!r}")
@@ -113,7 +145,9 @@ _CASTS: Mapping[str, Callable[[str], Any]] = {"integer": int, "number": float, "
 
 def _cast(value: str, schema: Mapping[str, Any]) -> Any:
     """`value` as the schema's type. Raises ValueError where it is outside the enum or no such number."""
-    typed = _CASTS.get(schema.get("type", "string"), str)(value)
-    if "enum" in schema and typed not in schema["enum"]:
-        raise ValueError(f"{value!r} is none of {schema['enum']}")
-    return typed
+    if "enum" not in schema:
+        return _CASTS.get(schema.get("type", "string"), str)(value)
+    for member in schema["enum"]:
+        if written(member) == value:
+            return member
+    raise ValueError(f"{value!r} is none of {schema['enum']}")

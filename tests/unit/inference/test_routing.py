@@ -52,6 +52,12 @@ def test_nothing_fits() -> None:
     assert [i.adapter for i in decide(ADAPTERS, "a", ["a"], [{T: 0.1, C: 0.1}]) if not i.always] == []
 
 
+def test_an_adapter_whose_tools_come_with_the_message_is_not_routed_to() -> None:
+    brought = Adapter(task="tool", result="calls", teach=False)
+    declared = Adapter(task="tool", result="calls", tools=TOOL.tools)
+    assert [i.adapter for i in decide({"brought": brought, "declared": declared}, "a", ["a"], [{}])] == ["declared"]
+
+
 def test_a_whole_message_route_is_asked_once_about_all_of_it() -> None:
     adapters = {"mood": Adapter(task="classify", result="sentiment", labels=("A",), utterances=("u",), whole_message=True, threshold=0.5)}
     assert [(i.adapter, i.text) for i in decide(adapters, "a b", ["a", "b"], [{("mood", ""): 0.9}, {("mood", ""): 0.8}])] == [("mood", "a b")]

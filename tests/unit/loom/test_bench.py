@@ -49,10 +49,14 @@ def test_equals_do_not_differ(hits: list[bool]) -> None:
 
 def test_two_calls_are_not_one_and_none_is_none() -> None:
     call = {"tool": "t", "a": "1"}
-    assert right_call(_only([call]), call)
-    assert not right_tool(_only([call, call]), call)
-    assert right_tool(_only([]), None)
-    assert not right_tool(None, call)
+    row: dict[str, Any] = {"calls": [call]}
+    assert right_call(_only([call]), row)
+    assert not right_tool(_only([call, call]), row)
+    assert right_tool(_only([]), {"calls": []})
+    assert not right_tool(None, row)
+    assert not right_call({"tool": "t", "a": "one"}, row)
+    assert right_call({"tool": "t", "a": "one"}, {**row, "accepts": {"a": ["1", "One"]}})
+    assert not right_call(None, {**row, "accepts": {"a": ["", "1"]}})
 
 
 def test_other_peoples_labels_keep_their_spelling_unless_all_are_declared() -> None:

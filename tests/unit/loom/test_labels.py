@@ -34,6 +34,15 @@ def test_a_row_becomes_what_its_task_is_trained_on() -> None:
     assert (given["question"], given["passage"], wanted) == ("How often does it blink?", passage, {"answer": "The lamp blinks twice."})
 
 
+def test_a_message_may_bring_the_tools_that_are_on_offer() -> None:
+    lamp = {"name": "lamp.set", "description": "Set a lamp", "parameters": {"type": "object", "properties": {"colour": {"type": "string"}}, "required": ["colour"]}}
+    row = {"text": "make it green", "tools": [lamp], "calls": [{"tool": "lamp.set", "colour": "green"}]}
+    assert made("tool", row) == ({"message": "make it green", "context": {}, "tools": [lamp]}, {"calls": row["calls"]})
+    for fault, tools in {"no such tool": [{**lamp, "name": "other"}], "one name": [lamp, lamp], "a list of at most 64": [{**lamp, "name": f"lamp{i}"} for i in range(65)], "JSON Schema": [{"name": "lamp.set", "description": "", "parameters": []}]}.items():
+        with pytest.raises(ValueError, match=fault):
+            made("tool", {**row, "tools": tools})
+
+
 def test_the_same_line_twice_is_one_label_and_an_id_names_it() -> None:
     one, other = ({"text": "fine", "label": label} for label in MOODS.labels)
     assert label_of(one, "mood", MOODS, "x").example_id == label_of(other, "mood", MOODS, "x").example_id, "the same text, judged anew"

@@ -39,6 +39,15 @@ def test_no_call_is_turned_into_a_call() -> None:
     assert plausible_wrong(TOOL, given_, {"calls": []}, random.Random(0)) in [{"calls": [{"tool": t.name, "missing": list(t.required)}]} for t in TOOLS]
 
 
+def test_a_message_that_brings_its_tools_is_turned_into_a_call_of_those() -> None:
+    own = [{"name": "lamp", "description": "Light a lamp"}]
+    given_ = {"message": "nice weather", "context": {}, "tools": own}
+    wrong = plausible_wrong(TOOL, given_, {"calls": []}, random.Random(0))
+    assert wrong == {"calls": [{"tool": "lamp"}]}
+    _, chosen, rejected = samples.render_pair(TOOL, {"input": given_, "output": {"calls": []}, "rejected": wrong})
+    assert (chosen, rejected) == ("none", "lamp")
+
+
 def test_a_wrong_answer_is_another_sentence_or_half_of_the_right_one() -> None:
     given_ = {"question": "when?", "passage": "It opens at six. It closes at nine in the evening."}
     found = {plausible_wrong(CHAT, given_, {"answer": "It closes at nine in the evening."}, random.Random(i))["answer"] for i in range(20)}  # type: ignore[index]

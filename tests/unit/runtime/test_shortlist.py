@@ -41,6 +41,16 @@ def test_the_nearest_are_on_offer_in_their_declared_order(said: list[str], count
     assert set(named) == set(wanted[:shown])
 
 
+def test_of_the_tools_that_a_message_brings_the_nearest_are_on_offer() -> None:
+    own = [{"name": word, "description": word} for word in ("grey", "white", "black")]
+    spec = TaskSpec("tool", tools=TOOLS, shortlist=2)
+    (declared, _), (brought, given_), (few, _) = Shortlist(one_hot).narrow(spec, [{"message": "red blue"}, {"message": "black red grey", "tools": own}, {"message": "red", "tools": own[:1]}])
+    assert [tool.name for tool in declared.tools] == ["red", "blue"]
+    assert [tool.name for tool in brought.tools] == ["grey", "black"]
+    assert given_ == {"message": "black red grey"}
+    assert [tool.name for tool in few.tools] == ["grey"]
+
+
 @pytest.mark.parametrize(
     ("spec", "given_"),
     [

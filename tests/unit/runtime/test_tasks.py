@@ -17,7 +17,8 @@ from runtime.tasks.samples import TaskSpec
 RESET = tool.Tool("reset_password_flow", "Give a new password", {"type": "object", "properties": {"user_id": {"type": "string"}}, "required": ["user_id"]})
 LOOKUP = tool.Tool("lookup_action", "Status", {"type": "object", "properties": {"ticket_id": {"type": "string"}, "limit": {"type": "integer"}}, "required": ["ticket_id"]})
 PLAN = tool.Tool("set_plan", "Plan", {"type": "object", "properties": {"plan": {"type": "string", "enum": ["basic", "plus"]}}, "required": ["plan"]})
-TOOLS = [RESET, LOOKUP, PLAN]
+LAMP = tool.Tool("set_lamp", "Lamp", {"type": "object", "properties": {"on": {"type": "boolean"}, "level": {"type": "integer", "enum": [1, 2, "most"]}, "warm": {"type": "boolean", "enum": [True]}}, "required": ["on"]})
+TOOLS = [RESET, LOOKUP, PLAN, LAMP]
 SPEC = TaskSpec("tool", tools=tuple(TOOLS))
 CONTEXT = {"user_id": "current"}
 
@@ -30,6 +31,8 @@ CONTEXT = {"user_id": "current"}
         tool.ToolCall("lookup_action", {"ticket_id": "PW-5", "limit": 3}),
         tool.ToolCall("lookup_action", {}, ("ticket_id",)),
         tool.ToolCall("set_plan", {"plan": "plus"}),
+        tool.ToolCall("set_lamp", {"on": False, "level": 2, "warm": True}),
+        tool.ToolCall("set_lamp", {"on": True, "level": "most"}),
     ],
 )
 def test_parse_undoes_render(call: tool.ToolCall | None) -> None:
@@ -44,6 +47,8 @@ def test_parse_undoes_render(call: tool.ToolCall | None) -> None:
         ("lookup_action\nticket_id= 1\ncolour= red", "no argument 'colour'"),
         ("lookup_action\nticket_id= 1\nlimit= many", "invalid literal"),
         ("set_plan\nplan= gold", "none of"),
+        ("set_lamp\non= False", "not a boolean"),
+        ("set_lamp\non= true\nlevel= 3", "none of"),
         ("lookup_action\nticket_id 1", "not a field"),
     ],
 )
@@ -85,6 +90,9 @@ GIVEN = {"message": "Check (ticket) #1234, it's Anna's. Plan: plus", "context": 
         ("lookup_action", False),
         ("transfer_money\nto= me", False),
         ("none\nnone", False),
+        ("set_lamp\non= true\nlevel= most\nwarm= true", True),
+        ("set_lamp\non= True", False),
+        ("set_lamp\non= true\nwarm= false", False),
     ],
 )
 def test_the_grammar_takes_valid_calls_with_copied_values_alone(completion: str, taken: bool) -> None:
