@@ -95,7 +95,7 @@ def test_neither_side_of_the_training_benchmark_learns_prompts(side: Callable[..
     project = load_project(ROOT / "examples/pebblewire/loom.toml")
     base, recipe = project.base_folder, project.adapters["classifier"].recipe
     prompt, completion = list(range(100, 130)), [7, 8]
-    model = side(base, [(prompt, completion)] * recipe.batch_size, recipe, 4e-3, 12, tmp_path)
+    model = side(base, [(prompt, completion)] * recipe.batch_size, recipe, 4e-3, 12, 0, tmp_path)
     with model.disable_adapter():
         before = [train.completion_loss(model, [rows]) for rows in ((prompt[:1], prompt[1:]), (prompt, completion))]
     after = [train.completion_loss(model, [rows]) for rows in ((prompt[:1], prompt[1:]), (prompt, completion))]
