@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime.tasks.prompt import Prompt, prompt_ids
+from trainers.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,30 +27,42 @@ def batched(lengths: Sequence[int]) -> Iterator[range]:
 
 
 def generate(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Prompt], grammars: Sequence[str | None], max_tokens: int) -> list[str]:
-    """One completion a prompt, without special tokens; `grammars[i]` None leaves the text free."""
-    import torch
+    """One completion a prompt, without special tokens; `grammars[i]` None leaves the text free. Where memory is short for a batch, it is answered by halves."""
     import xgrammar
-    from xgrammar.contrib.hf import LogitsProcessor
 
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=model.config.vocab_size, stop_token_ids=[tokenizer.eos_token_id])
     compiler = xgrammar.GrammarCompiler(info)
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     # a batch is constrained as a whole or not at all
     kinds = [sorted((i for i in range(len(prompts)) if (grammars[i] is None) == free), key=lambda i: len(ids[i])) for free in (True, False)]
-    batches = [[kind[at] for at in places] for kind in kinds for places in batched([len(ids[i]) + max_tokens for i in kind])]
+    todo = [[kind[at] for at in places] for kind in kinds for places in batched([len(ids[i]) + max_tokens for i in kind])]
     out = [""] * len(prompts)
     model.eval()
-    for batch in batches:
-        width = max(len(ids[i]) for i in batch)
-        tokens = torch.tensor([[tokenizer.pad_token_id] * (width - len(ids[i])) + ids[i] for i in batch], device=model.device)
-        mask = torch.tensor([[0] * (width - len(ids[i])) + [1] * len(ids[i]) for i in batch], device=model.device)
-        compiled = [compiler.compile_grammar(g) for i in batch if (g := grammars[i]) is not None]
-        processors = [LogitsProcessor(compiled)] if compiled else []
-        with torch.inference_mode():
-            made = model.generate(
-                input_ids=tokens, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False, logits_processor=processors,
-                pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-            )  # fmt: skip
-        for i, row in zip(batch, made, strict=True):
-            out[i] = tokenizer.decode(row[width:], skip_special_tokens=True)
+    while todo:
+        batch = todo.pop()
+        try:
+            said = _completions(model, tokenizer, [ids[i] for i in batch], [compiler.compile_grammar(g) for i in batch if (g := grammars[i]) is not None], max_tokens)
+        except Exception as error:
+            if len(batch) == 1 or not is_out_of_memory(error):
+                raise
+            todo += [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+            continue
+        for i, completion in zip(batch, said, strict=True):
+            out[i] = completion
     return out
+
+
+def _completions(model: PreTrainedModel, tokenizer: Any, ids: Sequence[list[int]], grammars: Sequence[Any], max_tokens: int) -> list[str]:
+    import torch
+    from xgrammar.contrib.hf import LogitsProcessor
+
+    width = max(map(len, ids))
+    tokens = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in ids], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
+    processors = [LogitsProcessor(list(grammars))] if grammars else []
+    with torch.inference_mode():
+        made = model.generate(
+            input_ids=tokens, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False, logits_processor=processors,
+            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+    return [tokenizer.decode(row[width:], skip_special_tokens=True) for row in made]
