@@ -45,6 +45,8 @@ class Cpt(_Table):
 
     min_examples: int = Field(default=1000, ge=1, description="New chunks that start a run.")
     method: Literal["lora", "full"] = Field(default="lora", description="Train an adapter and merge it, or all weights: learns more, forgets more, and takes 16 bytes a weight.")
+    rehearsal: float = Field(default=0.1, ge=0, lt=1, description="Share of what the base wrote by itself among what it learns, against forgetting.")
+    max_forgetting: float = Field(default=0.03, ge=0, description="How much its perplexity on what it wrote by itself may rise, in relation.")
     recipe: Recipe = Recipe(learning_rate=5e-4, epochs=1.0)
 
 

@@ -44,6 +44,33 @@ class _Check:
     fault: str
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Each window's cross entropy, in nats a token, before a training and after it."""
+
+    before: Sequence[float]
+    after: Sequence[float]
+
+    @property
+    def perplexity_before(self) -> float:
+        """Per token, each window counting the same."""
+        return _perplexity(self.before)
+
+    @property
+    def perplexity(self) -> float:
+        """After it."""
+        return _perplexity(self.after)
+
+    @property
+    def rise(self) -> float:
+        """Of the perplexity, in relation; negative where it fell."""
+        return self.perplexity / self.perplexity_before - 1
+
+
+def _perplexity(nats: Sequence[float]) -> float:
+    return math.exp(sum(nats) / len(nats))
+
+
 def judge(gate: Gate, candidate: Scores, rivals: Rivals, size_bytes: int, *, floor_only: bool = False) -> Verdict:
     """The verdict on `candidate`: good enough, valid and small enough, better than the base alone; not worse than the live version, neither on all
     examples nor on those that it has not seen, nor slower; not
@@ -92,10 +119,13 @@ def _against(gate: Gate, candidate: Scores, rivals: Rivals) -> Iterator[_Check]:
     yield _Check("slowdown", slowdown, slowdown <= gate.max_slowdown, f"its answers take {slowdown:.2f} times the live one's tokens, {gate.max_slowdown:g} at most")
 
 
-def judge_base(before: Sequence[float], after: Sequence[float]) -> Verdict:
-    """The verdict on a Domain-Base from each held-out window's cross entropy, in nats a token, before and after."""
-    if not before:
+def judge_base(domain: Change, general: Change, max_forgetting: float) -> Verdict:
+    """The verdict on a Domain-Base: it reads held-out documents better than before, and general text hardly worse."""
+    if not domain.before:
         return Verdict(False, "no held-out documents: publish more of them", {})
-    old, new = (math.exp(sum(nats) / len(nats)) for nats in (before, after))
-    words = f"perplexity {new:.2f} on {len(after)} held-out windows, {old:.2f} before"
-    return Verdict(new < old, words if new < old else words + ": it learnt nothing that helps", {})
+    words = [f"perplexity {domain.perplexity:.2f} on {len(domain.after)} held-out windows, {domain.perplexity_before:.2f} before; on general text {general.perplexity:.2f}, {general.perplexity_before:.2f} before"]
+    if domain.rise >= 0:
+        words.append("it learnt nothing that helps")
+    if general.rise > max_forgetting:
+        words.append(f"it forgot: {general.rise:+.1%} on general text, {max_forgetting:+.1%} allowed")
+    return Verdict(len(words) == 1, "; ".join(words), {"forgetting": general.rise})

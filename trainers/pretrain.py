@@ -6,9 +6,8 @@ adapt to the domain first, then to the task).
 
 from __future__ import annotations
 
-import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +19,21 @@ from runtime.tasks.prompt import load_tokenizer
 from schemas.events import Split
 from trainers.artifact import Made
 from trainers.backends import Tokens
-from trainers.base_model import load_model
+from trainers.base_model import give_memory_back, load_model
 from trainers.conditions import ALONE, Conditions
-from trainers.gate import judge_base
+from trainers.gate import Change, judge_base
 from trainers.progress import Report
+from trainers.rehearsal import beside, written_by
 from trainers.sft import train, train_whole
 from trainers.snapshot import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MAX_HELD_OUT = 200
+MAX_HELD_OUT, GENERAL = 200, 64
+"""Windows of held-out documents at most, and of general text that the base wrote, by which it is judged."""
+SHARES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2)
+"""Of the change of the weights: the largest that forgets little enough is kept, or the last."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
@@ -39,25 +42,55 @@ def make(cpt: Cpt, base: str, rows: Sequence[Row], folder: Path, report: Report,
     import torch
 
     tokenizer, size = load_tokenizer(base), cpt.recipe.max_tokens
-    learn = list(windows(tokenizer, [row for row in rows if row.split is Split.TRAIN], size))
+    learn = spread(list(windows(tokenizer, [row for row in rows if row.split is Split.TRAIN], size)), cpt.recipe.max_steps * cpt.recipe.batch_size)
     held_out = spread(list(windows(tokenizer, [row for row in rows if row.split is Split.EVALUATION], size)), MAX_HELD_OUT)
-    texts: list[Tokens] = [([], window) for window in learn]
-    before = losses(load_model(base), held_out)
-    if cpt.method == "full":
-        learnt = train_whole(base, texts, cpt.recipe, folder / "full", report, conditions)
-    else:
-        learnt = train(base, texts, cpt.recipe, folder / "lora", report, conditions).merge_and_unload()
-    after = losses(learnt, held_out)
+    old = load_model(base)
+    general = written_by(old, tokenizer, GENERAL, size, cpt.recipe.seed) if held_out else []
+    rehearsed = written_by(old, tokenizer, beside(cpt.rehearsal, len(learn)), size, cpt.recipe.seed + 1)
+    texts: list[Tokens] = [([], window) for window in [*learn, *rehearsed]]
+    before, general_before = losses(old, held_out), losses(old, general)
+    del old
+    give_memory_back()
+    learnt = _learnt(cpt, base, texts, folder, report, conditions)
+    share, kept = ease(load_model(base), learnt, lambda: Change(general_before, losses(learnt, general)), cpt.max_forgetting) if held_out else (1.0, Change([], []))
+    domain = Change(before, losses(learnt, held_out))
     learnt.to(torch.bfloat16).save_pretrained(folder, safe_serialization=True)
     for name in TOKENIZER_FILES:
         if (Path(base) / name).exists():
             shutil.copy(Path(base) / name, folder / name)
-    verdict = judge_base(before, after)
+    verdict = judge_base(domain, kept, cpt.max_forgetting)
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in (CARD, MANIFEST, SIGNATURE))
     weights = [name for name in names if name.endswith(".safetensors")]
     files = (*weights, *(name for name in names if name not in weights))
-    metrics = {"perplexity": perplexity(after), "base_perplexity": perplexity(before), "held_out": float(len(held_out))} if held_out else {"held_out": 0.0}
-    return Made(files, metrics, verdict)
+    metrics = {"held_out": float(len(held_out)), "rehearsed": float(len(rehearsed)), "share_of_change": share}
+    if held_out:
+        metrics = {"perplexity": domain.perplexity, "base_perplexity": domain.perplexity_before, "general_perplexity": kept.perplexity, "base_general_perplexity": kept.perplexity_before} | metrics
+    return Made(files, metrics | verdict.numbers, verdict)
+
+
+def _learnt(cpt: Cpt, base: str, texts: Sequence[Tokens], folder: Path, report: Report, conditions: Conditions) -> PreTrainedModel:
+    if cpt.method == "full":
+        return train_whole(base, texts, cpt.recipe, folder / "full", report, conditions)
+    merged: PreTrainedModel = train(base, texts, cpt.recipe, folder / "lora", report, conditions).merge_and_unload()
+    return merged
+
+
+def ease(old: PreTrainedModel, learnt: PreTrainedModel, change: Callable[[], Change], most: float) -> tuple[float, Change]:
+    """Takes the weights of `learnt` back towards those of `old` until general text is read hardly worse: the share of their change that is left, and what `change` says then.
+
+    Source: Wortsman et al. 2022, arXiv:2109.01903, section 3; against forgetting Lin et al. 2024, arXiv:2309.06256, section 4.
+    """
+    import torch
+
+    origin, left = dict(old.named_parameters()), 1.0
+    for share in SHARES:
+        with torch.no_grad():
+            for name, weight in learnt.named_parameters():
+                weight.copy_(torch.lerp(origin[name].to(weight), weight, share / left))
+        left, found = share, change()
+        if found.rise <= most:
+            break
+    return left, found
 
 
 def windows(tokenizer: Any, rows: Sequence[Row], size: int) -> Iterator[list[int]]:
@@ -84,8 +117,3 @@ def losses(model: PreTrainedModel, held_out: Sequence[list[int]]) -> list[float]
             ids = torch.tensor([window], device=model.device)
             out.append(float(model(input_ids=ids, labels=ids).loss))
     return out
-
-
-def perplexity(nats: Sequence[float]) -> float:
-    """Per token, each window counting the same."""
-    return math.exp(sum(nats) / len(nats))

@@ -1,4 +1,4 @@
-"""Packing of raw text into windows, and the gate of a Domain-Base."""
+"""Packing of raw text into windows, how much is rehearsed, and the gate of a Domain-Base."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.events import Split
-from trainers.gate import judge_base
-from trainers.pretrain import perplexity, spread, windows
+from trainers.gate import Change, judge_base
+from trainers.pretrain import spread, windows
+from trainers.rehearsal import beside
 from trainers.snapshot import Row
 
 
@@ -43,12 +44,25 @@ def test_a_spread_is_evenly_drawn(found: list[list[int]], count: int) -> None:
     assert not found or drawn[0] == found[0]
 
 
+@given(st.floats(0, 0.9), st.integers(1, 10_000))
+def test_so_much_is_rehearsed_that_it_is_that_share(share: float, count: int) -> None:
+    rehearsed = beside(share, count)
+    assert rehearsed / (rehearsed + count) >= share - 1e-9
+    assert rehearsed == 0 or (rehearsed - 1) / (rehearsed - 1 + count) < share + 1e-9
+
+
 def test_perplexity_is_the_exponential_of_the_mean() -> None:
-    assert math.isclose(perplexity([math.log(2), math.log(8)]), 4.0)
+    change = Change([math.log(2), math.log(8)], [math.log(5)])
+    assert math.isclose(change.perplexity_before, 4.0)
+    assert math.isclose(change.rise, 0.25)
 
 
-def test_a_base_must_read_held_out_documents_better() -> None:
-    assert judge_base([2.0, 2.0], [1.9, 1.8]).passed
-    worse = judge_base([2.0], [2.1])
-    assert (worse.passed, "learnt nothing" in worse.reason) == (False, True)
-    assert "no held-out documents" in judge_base([], []).reason
+def test_a_base_must_read_held_out_documents_better_and_forget_little() -> None:
+    better, same, little = Change([2.0, 2.0], [1.9, 1.8]), Change([2.0], [2.0]), Change([3.0], [3.02])
+    passed = judge_base(better, little, 0.03)
+    assert passed.passed
+    assert math.isclose(passed.numbers["forgetting"], math.exp(0.02) - 1)
+    learnt_nothing, forgot = judge_base(same, same, 0.03), judge_base(better, little, 0.02)
+    assert (learnt_nothing.passed, "learnt nothing" in learnt_nothing.reason, "forgot" in learnt_nothing.reason) == (False, True, False)
+    assert (forgot.passed, "it forgot: +2.0% on general text, +2.0% allowed" in forgot.reason) == (False, True)
+    assert "no held-out documents" in judge_base(Change([], []), Change([], []), 0.03).reason
