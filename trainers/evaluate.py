@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import Prompt
 from runtime.tasks.samples import TaskSpec, answer, ask, expected
+from trainers.f1 import Tallies, f1
 from trainers.faults import parts
 from trainers.generate import generate
 from trainers.snapshot import Row
@@ -23,12 +25,14 @@ METRIC = {"classify": "macro_f1", "tool": "call_accuracy", "extract": "entity_f1
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`score` is the task's metric over all examples; `each` is 0 to 1 an example, for paired comparison; `parts` are other numbers, by name (`faults.parts`)."""
+    """`score` is the task's metric over all examples; `each` is 0 to 1 an example; `tallies` are what an F1 is made of, where that is the metric; `parts` are
+    other numbers, by name (`faults.parts`)."""
 
     metric: str
     score: float
     each: tuple[float, ...]
     valid_share: float
+    tallies: Tallies | None = field(default=None, compare=False, repr=False)
     parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -115,8 +119,9 @@ def score(spec: TaskSpec, answers: Sequence[Any], wanted: Sequence[Any]) -> Eval
     """The evaluation of `answers` against `wanted`, both in the form of `samples.answer`."""
     each = tuple(_one(spec.task, got, want) for got, want in zip(answers, wanted, strict=True))
     valid = sum(not isinstance(got, Invalid) for got in answers) / max(1, len(answers))
-    total = macro_f1(answers, wanted) if spec.task == "classify" else entity_f1(answers, wanted) if spec.task == "extract" else sum(each) / max(1, len(each))
-    return Evaluation(METRIC[spec.task], total, each, valid)
+    tallies = tallies_of(spec.task, answers, wanted)
+    total = sum(each) / max(1, len(each)) if tallies is None else float(f1(tallies.sum(axis=0)))
+    return Evaluation(METRIC[spec.task], total, each, valid, tallies)
 
 
 def _one(task: str, got: Any, want: Any) -> float:
@@ -132,20 +137,31 @@ def spans(entities: Sequence[Mapping[str, Any]]) -> set[tuple[int, int, str]]:
     return {(e["start"], e["end"], e["label"]) for e in entities}
 
 
+def tallies_of(task: str, answers: Sequence[Any], wanted: Sequence[Any]) -> Tallies | None:
+    """What the F1 of a task is made of; None where its metric is a mean. Labels are classes, entities are one: (answers, classes, 3)."""
+    kinds = {"classify": _label_tallies, "extract": _entity_tallies}
+    return kinds[task](answers, wanted) if task in kinds else None
+
+
+def _label_tallies(answers: Sequence[Any], wanted: Sequence[Any]) -> Tallies:
+    labels = sorted(set(wanted))
+    rows = [[(got == want == label, got == label, want == label) for label in labels] for got, want in zip(answers, wanted, strict=True)]
+    return np.array(rows, np.float64).reshape(len(rows), len(labels), 3)
+
+
+def _entity_tallies(answers: Sequence[Any], wanted: Sequence[Any]) -> Tallies:
+    pairs = [(spans(got) if not isinstance(got, Invalid) else set(), spans(want)) for got, want in zip(answers, wanted, strict=True)]
+    return np.array([[(len(got & want), len(got), len(want))] for got, want in pairs], np.float64).reshape(len(pairs), 1, 3)
+
+
 def macro_f1(answers: Sequence[Any], wanted: Sequence[Any]) -> float:
     """Mean F1 of the labels that occur in `wanted`."""
-    from sklearn.metrics import f1_score
-
-    labels = sorted(set(wanted))
-    return float(f1_score(wanted, [a if isinstance(a, str) else "" for a in answers], labels=labels, average="macro", zero_division=0.0))
+    return float(f1(_label_tallies(answers, wanted).sum(axis=0)))
 
 
 def entity_f1(answers: Sequence[Any], wanted: Sequence[Any]) -> float:
     """Micro F1 of exact spans with their types (CoNLL-2003's measure)."""
-    got = [spans(a) if not isinstance(a, Invalid) else set() for a in answers]
-    want = [spans(w) for w in wanted]
-    hits = sum(len(g & w) for g, w in zip(got, want, strict=True))
-    return 2 * hits / max(1, sum(map(len, got)) + sum(map(len, want)))
+    return float(f1(_entity_tallies(answers, wanted).sum(axis=0)))
 
 
 def token_f1(got: str, want: str) -> float:
@@ -153,13 +169,3 @@ def token_f1(got: str, want: str) -> float:
     a, b = Counter(got.lower().split()), Counter(want.lower().split())
     shared = (a & b).total()
     return 2 * shared / (a.total() + b.total()) if shared else 0.0
-
-
-def paired_lower_bound(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """95 % lower bound of the mean difference `ours` - `theirs` on the same examples (normal approximation)."""
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    if len(differences) < 2:
-        return -math.inf
-    mean = sum(differences) / len(differences)
-    variance = sum((d - mean) ** 2 for d in differences) / (len(differences) - 1)
-    return mean - 1.96 * math.sqrt(variance / len(differences))

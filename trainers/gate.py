@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from runtime.project import Gate
-from trainers.evaluate import Evaluation, Scores, paired_lower_bound
+from trainers.bounds import paired_lower_bound
+from trainers.evaluate import Evaluation, Scores
 
 ENOUGH = 200
 """Of fewer held-out examples a difference of two points can't be told from chance, and the verdict says that it is underpowered."""
@@ -101,7 +102,7 @@ def _alone(gate: Gate, candidate: Scores, size_bytes: int) -> Iterator[_Check]:
 
 
 def _against(gate: Gate, candidate: Scores, rivals: Rivals) -> Iterator[_Check]:
-    margin = paired_lower_bound(candidate.whole.each, rivals.base.each)
+    margin = paired_lower_bound(candidate.whole, rivals.base)
     yield _Check("bound_over_base", margin, margin > 0, f"that is not above the base: paired 95 % lower bound {margin:+.3f}")
     if rivals.best_on_anchors and candidate.anchors:
         best = rivals.best_on_anchors
@@ -110,7 +111,7 @@ def _against(gate: Gate, candidate: Scores, rivals: Rivals) -> Iterator[_Check]:
     live = rivals.live
     if live is None:
         return
-    margin = paired_lower_bound(candidate.whole.each, live.whole.each)
+    margin = paired_lower_bound(candidate.whole, live.whole)
     yield _Check("bound_over_live", margin, margin > -gate.max_loss, f"that may be worse than the live one: paired 95 % lower bound {margin:+.3f}, {-gate.max_loss:+.3f} allowed")
     if candidate.new and live.new and candidate.new.count >= ENOUGH_NEW:
         gain = candidate.new.score - live.new.score

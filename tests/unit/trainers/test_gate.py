@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
 
 from runtime.project import Gate
 from runtime.tasks.samples import TaskSpec
-from trainers.evaluate import Evaluation, Invalid, Scores, entity_f1, macro_f1, paired_lower_bound, score, token_f1
+from trainers.bounds import paired_lower_bound
+from trainers.evaluate import Evaluation, Invalid, Scores, entity_f1, macro_f1, score, token_f1
 from trainers.gate import Rivals, judge
 
 
@@ -74,8 +78,34 @@ def test_a_verdict_names_its_numbers() -> None:
 
 
 def test_the_bound_needs_two_examples() -> None:
-    assert paired_lower_bound([1.0], [0.0]) == float("-inf")
-    assert paired_lower_bound([1.0] * 50, [0.0] * 50) == 1.0
+    assert paired_lower_bound(evaluation(1, 1), evaluation(0, 1)) == float("-inf")
+    assert paired_lower_bound(evaluation(50, 50), evaluation(0, 50)) == 1.0
+    labels = TaskSpec("classify", ("A",))
+    assert paired_lower_bound(score(labels, ["A"], ["A"]), score(labels, ["B"], ["A"])) == float("-inf")
+
+
+def test_of_many_texts_without_entities_the_bound_goes_by_the_entities() -> None:
+    """Whoever finds none in any is right on most texts, and useless."""
+    spec, span = TaskSpec("extract", ("X",)), {"start": 0, "end": 3, "label": "X"}
+    wanted = [[span] if i < 60 else [] for i in range(250)]
+    finds = score(spec, [[span] if i < 40 or i > 230 else [] for i in range(250)], wanted)
+    none = score(spec, [[] for _ in range(250)], wanted)
+    assert sum(finds.each) - sum(none.each) < 25
+    assert none.score == 0.0
+    assert finds.score == pytest.approx(80 / 119)
+    assert 0.5 < paired_lower_bound(finds, none) < finds.score
+    assert paired_lower_bound(none, finds) < -finds.score
+
+
+@given(st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from("ABCD"), st.sampled_from("ABCD")), min_size=2, max_size=40))
+def test_f1_is_the_librarys_and_nothing_is_better_than_itself(rows: list[tuple[str, str, str]]) -> None:
+    spec = TaskSpec("classify", tuple("ABCD"))
+    wanted, ours, theirs = (list(column) for column in zip(*rows, strict=True))
+    better, worse = score(spec, ours, wanted), score(spec, theirs, wanted)
+    assert paired_lower_bound(better, better) == 0.0
+    assert paired_lower_bound(better, worse) == paired_lower_bound(better, worse), "the same draw each time"
+    assert -1.0 <= paired_lower_bound(better, worse) <= 1.0
+    assert better.score == pytest.approx(f1_score(wanted, ours, labels=sorted(set(wanted)), average="macro", zero_division=0.0))
 
 
 def test_an_invalid_answer_counts_as_wrong() -> None:
