@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from runtime.objects import Objects
 from runtime.project import load_project
 from runtime.settings import Settings
 from schemas.topics import BASE
+from trainers.evaluate import METRIC
 
 MESSAGE = "I'm frustrated with the login error, can you reset my password?"
 CONTEXT = {"user_id": "current"}
@@ -126,14 +127,8 @@ class Demo:
 
     async def _report(self, pool: asyncpg.Pool, documents: list[str], counts: dict[str, Any], answered: Answered, base: dict[str, Any]) -> dict[str, Any]:
         rows = await pool.fetch("SELECT v.* FROM adapter_versions v JOIN adapter_aliases a ON a.adapter = v.adapter AND a.live_version = v.version ORDER BY 1")
-        adapters = []
-        for row in rows:
-            metrics = json.loads(row["metrics"])
-            metric = next(name for name in metrics if f"base_{name}" in metrics)
-            adapters.append({
-                "name": row["adapter"], "version": row["version"], "sha256": row["sha256"], "base_epoch": row["base_epoch"], "metric": metric,
-                "value": metrics[metric], "base_value": metrics[f"base_{metric}"], "gate": row["verdict"],
-            })  # fmt: skip
+        declared = load_project(self.settings.project).adapters
+        adapters = [live_version(row, declared[row["adapter"]].task) for row in rows]
         results = [
             {
                 "topic": topic, "adapter": r.engine_name, "output": json.loads(r.output) if r.output else None, "status": r.status,
@@ -173,6 +168,15 @@ class Demo:
         began = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - began, 1)
+
+
+def live_version(row: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """What the report says of a version in the projection, by the metric of its task. Pure."""
+    metrics, metric = json.loads(row["metrics"]), METRIC[task]
+    return {
+        "name": row["adapter"], "version": row["version"], "sha256": row["sha256"], "base_epoch": row["base_epoch"], "metric": metric,
+        "value": metrics[metric], "base_value": metrics[f"base_{metric}"], "gate": row["verdict"],
+    }  # fmt: skip
 
 
 async def _base(pool: asyncpg.Pool) -> dict[str, Any]:
