@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from runtime.errors import SettingsError
 from runtime.tasks.samples import TaskSpec
-from runtime.tasks.tool import TOOL_NAME, Tool
+from runtime.tasks.tool import TOOL_NAME, Tool, check_parameters
 from schemas.topics import BASE, CPT, PARTITIONS, PREFERENCES, Topic, catalogue
 
 RESERVED = frozenset({BASE, CPT, PREFERENCES})
@@ -86,6 +86,11 @@ class ToolDeclaration(_Table):
     description: str
     parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
     utterances: tuple[str, ...] = Field(default=(), description="Examples of messages that it is for: the router and the shortlist go by them.")
+
+    @model_validator(mode="after")
+    def _callable(self) -> ToolDeclaration:
+        check_parameters(self.parameters)
+        return self
 
     @property
     def tool(self) -> Tool:

@@ -69,7 +69,7 @@ def functions(folder: Path) -> Iterator[list[Row]]:
         for row in json_lines(folder / f"{category}.jsonl"):
             text = " ".join(turn["content"] for turn in row["question"][0] if turn["role"] == "user")
             wanted = asked_call(row["function"], truth[row["id"]], text) if category in SINGLE else {"calls": []}
-            if wanted is not None and all(re.match(TOOL_NAME, function["name"]) for function in row["function"]):
+            if wanted is not None and all(re.fullmatch(TOOL_NAME, function["name"]) for function in row["function"]):
                 rows.append({"id": f"bfcl {row['id']}", "text": text, "context": {}, "tools": [declared(function) for function in row["function"]], **wanted})
 
     def names(row: Row) -> list[str]:

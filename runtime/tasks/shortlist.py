@@ -6,6 +6,7 @@ stand with the nearest first, which is for the adapter to learn from. The same i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,6 +35,7 @@ class Shortlist:
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
         self._known: LRUCache[tuple[str, ...], NDArray[np.float32]] = LRUCache(MAX_KNOWN)
+        self._lock = threading.Lock()
 
     def narrow(self, spec: TaskSpec, inputs: Sequence[Mapping[str, Any]], keep: Sequence[Collection[str]] | None = None) -> list[Shown]:
         """`spec` and each input of its task, cut down to `spec.shortlist` tools in their declared order, or to as many sentences to quote, the nearest first.
@@ -80,9 +82,12 @@ class Shortlist:
     def _examples(self, tool: Tool) -> NDArray[np.float32]:
         """Vectors of what the tool is for: (examples, dimensions)."""
         texts = (f"{tool.name.replace('_', ' ')}: {tool.description}", *tool.utterances)
-        known = self._known.get(texts)
+        with self._lock:  # several requests are narrowed at once, each in a thread
+            known = self._known.get(texts)
         if known is None:
-            known = self._known[texts] = self._encode(texts)
+            known = self._encode(texts)
+            with self._lock:
+                self._known[texts] = known
         return known
 
 

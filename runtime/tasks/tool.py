@@ -58,11 +58,34 @@ def brought(declarations: object) -> tuple[Tool, ...]:
 
 def _tool(declared: object) -> Tool:
     match declared:
-        case {"name": str(name), "description": str(description), **rest} if re.match(TOOL_NAME, name) and rest.keys() <= {"parameters"}:
-            parameters = rest.get("parameters", {})
-            if isinstance(parameters, dict) and isinstance(parameters.get("properties", {}), dict):
-                return Tool(name, description, parameters)
-    raise ValueError('a tool that comes with a message is {"name", "description", "parameters"}, of which the last is a JSON Schema object')
+        case {"name": str(name), "description": str(description), **rest} if re.fullmatch(TOOL_NAME, name) and rest.keys() <= {"parameters"}:
+            parameters: Any = rest.get("parameters", {})
+            check_parameters(parameters)
+            return Tool(name, description, parameters)
+    raise ValueError('a tool that comes with a message is {"name", "description", "parameters"}')
+
+
+def check_parameters(parameters: Any) -> None:
+    """Raises ValueError where `parameters` are no JSON Schema object whose arguments a call's lines can hold."""
+    match parameters:
+        case {"properties": dict(properties)}:
+            pass
+        case dict() if "properties" not in parameters:
+            properties = {}
+        case _:
+            raise ValueError("the parameters of a tool are a JSON Schema object")
+    for name, schema in properties.items():
+        if not name or "\n" in name or "= " in name:
+            raise ValueError(f"a tool can't have an argument named {name!r}")
+        if not isinstance(schema, dict) or not isinstance(schema.get("enum", [""]), list) or not schema.get("enum", [""]):
+            raise ValueError(f"the schema of argument {name} is no JSON Schema object, or its enum no list of values")
+        try:
+            re.compile(schema.get("pattern", ""))
+        except (re.error, TypeError) as error:
+            raise ValueError(f"the pattern of argument {name} is no regular expression: {error}") from None
+    required = parameters.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) and name in properties for name in required):
+        raise ValueError("`required` names an argument that `properties` does not have")
 
 
 @dataclass(frozen=True, slots=True)

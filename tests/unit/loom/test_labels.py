@@ -10,7 +10,7 @@ import pytest
 
 from loom.labels import label_of, labels_of
 from runtime.errors import InvalidInput, SettingsError
-from runtime.project import load_project
+from runtime.project import ToolDeclaration, load_project
 from runtime.tasks.samples import TaskSpec
 from schemas.events import Label
 
@@ -38,9 +38,30 @@ def test_a_message_may_bring_the_tools_that_are_on_offer() -> None:
     lamp = {"name": "lamp.set", "description": "Set a lamp", "parameters": {"type": "object", "properties": {"colour": {"type": "string"}}, "required": ["colour"]}}
     row = {"text": "make it green", "tools": [lamp], "calls": [{"tool": "lamp.set", "colour": "green"}]}
     assert made("tool", row) == ({"message": "make it green", "context": {}, "tools": [lamp]}, {"calls": row["calls"]})
-    for fault, tools in {"no such tool": [{**lamp, "name": "other"}], "one name": [lamp, lamp], "a list of at most 64": [{**lamp, "name": f"lamp{i}"} for i in range(65)], "JSON Schema": [{"name": "lamp.set", "description": "", "parameters": []}]}.items():
+    for fault, tools in {"no such tool": [{**lamp, "name": "other"}], "one name": [lamp, lamp], "a list of at most 64": [{**lamp, "name": f"lamp{i}"} for i in range(65)], "comes with a message is": [{**lamp, "name": "lamp\n"}]}.items():
         with pytest.raises(ValueError, match=fault):
             made("tool", {**row, "tools": tools})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fault"),
+    [
+        ([], "JSON Schema object"),
+        ({"properties": []}, "JSON Schema object"),
+        ({"properties": {"colour": "string"}}, "argument colour"),
+        ({"properties": {"colour": {"enum": "red"}}}, "argument colour"),
+        ({"properties": {"colour": {"enum": []}}}, "argument colour"),
+        ({"properties": {"colour": {"pattern": "("}}}, "regular expression"),
+        ({"properties": {"a= b": {}}}, "named 'a= b'"),
+        ({"properties": {}, "required": ["colour"]}, "`required` names"),
+    ],
+)
+def test_a_tool_that_no_call_could_be_made_of_is_refused_wherever_it_comes_from(parameters: Any, fault: str) -> None:
+    tool = {"name": "lamp", "description": "Set a lamp", "parameters": parameters}
+    with pytest.raises(ValueError, match=fault):
+        made("tool", {"text": "hello", "tools": [tool], "calls": []})
+    with pytest.raises(ValueError, match=fault if isinstance(parameters, dict) else "parameters"):
+        ToolDeclaration.model_validate(tool)
 
 
 def test_the_same_line_twice_is_one_label_and_an_id_names_it() -> None:
