@@ -76,7 +76,7 @@ class Asker:
 
     async def routed(self, rows: Sequence[Row]) -> list[list[dict[str, Any]]]:
         """All results for each row."""
-        return [a["results"] for a in await self._all([("/ask", {"text": row["text"], **({"context": row["context"]} if "context" in row else {})}) for row in rows])]
+        return [a["results"] for a in await self._all([("/ask", {"text": row["text"], **_comes_with(row)}) for row in rows])]
 
     async def _all(self, bodies: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
         async def post(path: str, body: Mapping[str, Any]) -> Any:
