@@ -12,6 +12,7 @@ import numpy as np
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import Prompt
 from runtime.tasks.samples import TaskSpec, answer, ask, expected
+from runtime.tasks.tool import is_same
 from trainers.f1 import Tallies, f1
 from trainers.faults import parts
 from trainers.generate import generate
@@ -129,7 +130,7 @@ def _one(task: str, got: Any, want: Any) -> float:
         return 0.0
     if task == "extract":
         return float(spans(got) == spans(want))
-    return token_f1(got, want) if task == "chat" else float(got == want)
+    return token_f1(got, want) if task == "chat" else float(is_same(got, want))
 
 
 def spans(entities: Sequence[Mapping[str, Any]]) -> set[tuple[int, int, str]]:

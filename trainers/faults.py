@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime.tasks.prompt import one_line
+from runtime.tasks.tool import is_same
 
 if TYPE_CHECKING:
     from trainers.evaluate import Asked
@@ -37,7 +38,7 @@ def is_bad(got: Any, wanted: Call | None) -> bool:
     """Whether a call would do what nobody asked for: none fits, or of the right tool with another argument than wanted, also one that nobody gave."""
     if not isinstance(got, Mapping):
         return False
-    return wanted is None or (got["tool"] == wanted["tool"] and got != wanted)
+    return wanted is None or (got["tool"] == wanted["tool"] and not is_same(got, wanted))
 
 
 def invented_arguments(call: Call, one: Asked) -> list[str]:

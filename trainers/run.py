@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import stamina
+import structlog
 from aiokafka.errors import KafkaConnectionError
 
 from runtime.artifacts import CARD, MANIFEST, base_name, fetch, store
@@ -33,11 +34,12 @@ from trainers.conditions import ALONE, Conditions
 from trainers.gate import Verdict
 from trainers.memory import is_out_of_memory
 from trainers.progress import Report
-from trainers.snapshot import Manifest, Row, dataset_sha256, example_ids, needed, open_rows, read_ranges
+from trainers.snapshot import Manifest, Row, dataset_sha256, example_ids, needed, open_rows, read_ranges, trainable
 
 if TYPE_CHECKING:
     from trainers.fork import Earlier
 
+log = structlog.get_logger()
 T = TypeVar("T")
 VERSIONS = "versions"
 """The folder of what was fetched, beside those of runs."""
@@ -161,7 +163,13 @@ async def _rows(spec: RunSpec) -> list[Row]:
         if isinstance(spec.recipe, Adapter):
             anchors = example_ids(await fetch(spec.first, Objects(spec.objects), spec.scratch / VERSIONS, spec.keys)) if spec.first else frozenset()
             records = needed(spec.recipe, records, anchors)
-        return await open_rows(records, PostgresKeys(pool))
+        rows = await open_rows(records, PostgresKeys(pool))
+        if isinstance(spec.recipe, Cpt):
+            return rows
+        kept = trainable(spec.recipe.spec, rows)
+        if len(kept) < len(rows):
+            log.warning("run.left_out", adapter=spec.name, examples=len(rows) - len(kept), reason="the project does not allow them any more")
+        return kept
     finally:
         await pool.close()
 

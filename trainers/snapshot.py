@@ -20,6 +20,7 @@ from runtime.kafka import consumer
 from runtime.project import Adapter
 from runtime.sealing import KeyStore, unseal
 from runtime.tasks.preferences import PREFERENCE
+from runtime.tasks.samples import TaskSpec, render, render_pair
 from schemas.codec import Codec, InvalidRecord
 from schemas.events import DatasetRecord, OffsetRange, RecordStatus, Split
 from schemas.topics import BASE, CPT
@@ -117,6 +118,16 @@ def needed(adapter: Adapter, records: Sequence[DatasetRecord], anchors: Abstract
             continue
         kept.add(record.example_id)
     return [record for record in records if record.example_id in kept]
+
+
+def trainable(spec: TaskSpec, rows: Sequence[Row]) -> list[Row]:
+    """Those of `rows` that `spec` allows, in their order: a label, a tool or an argument may have been renamed since they were written."""
+    kept = []
+    for row in rows:
+        with contextlib.suppress(ValueError):
+            (render_pair if row.is_pair else render)(spec, row.body)
+            kept.append(row)
+    return kept
 
 
 async def open_rows(records: Sequence[DatasetRecord], keys: KeyStore) -> list[Row]:

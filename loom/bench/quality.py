@@ -18,6 +18,7 @@ from runtime.tasks.chat import sentences
 from runtime.tasks.extract import in_one_line
 from runtime.tasks.samples import TaskSpec
 from runtime.tasks.shortlist import Shortlist
+from runtime.tasks.tool import is_same
 from trainers.evaluate import entity_f1, macro_f1, spans, token_f1
 from trainers.faults import ast_match
 
@@ -124,7 +125,7 @@ def right_tool(got: Any, row: Row) -> bool:
 def right_call(got: Any, row: Row) -> bool:
     """The row's call with the same arguments, or with those that it accepts."""
     want = _only(row["calls"])
-    return bool(got == want) or (want is not None and "accepts" in row and ast_match(got, want["tool"], row["accepts"]))
+    return is_same(got, want) or (want is not None and "accepts" in row and ast_match(got, want["tool"], row["accepts"]))
 
 
 def _comes_with(row: Row) -> Mapping[str, Any]:

@@ -44,7 +44,7 @@ def _tool_grammar(tools: Sequence[Tool], message: str, context: Mapping[str, str
     calls, rules = [_quoted(NO_TOOL)], []
     for tool in tools:
         parts = [_quoted(tool.name)]
-        for name, schema in tool.arguments.items():
+        for name, schema in tool.said.items():
             lead, value = _quoted(f"\n{name}= "), _value(schema, [message, *map(one_line, context.values())])
             if name in tool.required:
                 parts.append(f"{lead} ({' | '.join(filter(None, [value, _quoted(MISSING)]))})")

@@ -101,7 +101,7 @@ def answer(spec: TaskSpec, completion: str, given: Mapping[str, Any]) -> Any:
     if spec.task == "classify":
         return classify.parse_label(completion, spec.labels)
     if spec.task == "tool":
-        call = tool.parse_call(completion, spec.tools)
+        call = tool.parse_call(completion, spec.tools, given.get("context", {}))
         return call.to_json() if call else None
     if spec.task == "extract":
         return [e.to_json() for e in extract.parse_entities(completion, spec.labels, one_line(given["text"]))]
@@ -160,14 +160,19 @@ def _tool(spec: TaskSpec, given: Body, wanted: Body, rng: random.Random | None) 
         return ask(spec, given, rng), tool.NO_TOOL
     arguments = {name: value for name, value in calls[0].items() if name not in ("tool", "missing")}
     call = tool.ToolCall(calls[0]["tool"], arguments, tuple(calls[0].get("missing", ())))
-    completion = tool.render_call(call)
-    parsed = tool.parse_call(completion, spec.tools)
-    haystack = one_line(" ".join([given["message"], *given.get("context", {}).values()]))
-    schemas = next((t.arguments for t in spec.tools if t.name == call.tool), {})
+    context = given.get("context", {})
+    completion = tool.render_call(call, spec.tools)
+    parsed = tool.parse_call(completion, spec.tools, context)
+    haystack = one_line(" ".join([given["message"], *context.values()]))
+    declared = next(t for t in spec.tools if t.name == call.tool)
     for name, value in parsed.arguments.items() if parsed else ():
-        schema = schemas[name]
+        schema = declared.arguments[name]
         if schema.get("type", "string") == "string" and "enum" not in schema and one_line(str(value)) not in haystack:
             raise ValueError(f"{name} is {value!r}, which is no span of the message or of the context")
+    for name in declared.arguments.keys() - declared.said.keys():
+        known = parsed.arguments.get(name) if parsed else None
+        if arguments.get(name) != known or (known is None and name in declared.required and name not in call.missing):
+            raise ValueError(f"{name} is injected: " + (f"it is {known!r}, as in the context" if name in context else "the context does not have it, so it is missing"))
     return ask(spec, given, rng), completion
 
 

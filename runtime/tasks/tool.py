@@ -1,14 +1,16 @@
 """The `tool` task: from a message, a context and the declared tools, one call or none.
 
 A tool is declared in the OpenAI form (name, description, JSON Schema of its parameters). The prompt shows each as a
-one-line signature; the completion is the tool's name, then a `name= value` line an argument. Open strings must be
-spans of the message or of the context; a required argument that neither holds is `?`.
+one-line signature; the completion is the tool's name, then a `name= value` line an argument, in the order of the
+schema. Open strings must be spans of the message or of the context; a required argument that neither holds is `?`. An
+argument whose schema has `"x-injected": true` is the context's field of its name: prompts and completions do not have it
+(the term is LangChain's, `InjectedToolArg`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +18,7 @@ from runtime.tasks.fields import parse_fields, render_field
 from runtime.tasks.prompt import Prompt, one_line
 
 NO_TOOL = "none"
+INJECTED = "x-injected"
 MISSING = "?"
 TOOL_NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
 MOST_BROUGHT = 64
@@ -35,6 +38,11 @@ class Tool:
     def arguments(self) -> dict[str, Mapping[str, Any]]:
         """Each argument's own schema."""
         return dict(self.parameters.get("properties", {}))
+
+    @property
+    def said(self) -> dict[str, Mapping[str, Any]]:
+        """The arguments that a model gives: those that are not injected."""
+        return {name: schema for name, schema in self.arguments.items() if not schema.get(INJECTED)}
 
     @property
     def required(self) -> frozenset[str]:
@@ -79,6 +87,8 @@ def check_parameters(parameters: Any) -> None:
             raise ValueError(f"a tool can't have an argument named {name!r}")
         if not isinstance(schema, dict) or not isinstance(schema.get("enum", [""]), list) or not schema.get("enum", [""]):
             raise ValueError(f"the schema of argument {name} is no JSON Schema object, or its enum no list of values")
+        if schema.get(INJECTED, False) not in (True, False):
+            raise ValueError(f"{INJECTED} of argument {name} is {schema[INJECTED]!r}, neither true nor false")
         try:
             re.compile(schema.get("pattern", ""))
         except (re.error, TypeError) as error:
@@ -102,15 +112,21 @@ class ToolCall:
         return {**call, "missing": list(self.missing)} if self.missing else call
 
 
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two calls in the wire form are the same; the order in which they name what is missing says nothing."""
+    a, b = ({**call, "missing": sorted(call.get("missing", ()))} if isinstance(call, Mapping) else call for call in (one, other))
+    return bool(a == b)
+
+
 def signature(tool: Tool) -> str:
-    """One line: `name(argument, optional?, choice: a|b) description`."""
+    """One line: `name(argument, optional?, choice: a|b) description`, without injected arguments."""
 
     def show(name: str, schema: Mapping[str, Any]) -> str:
         mark = "" if name in tool.required else "?"
         choices = f": {'|'.join(map(written, schema['enum']))}" if "enum" in schema else ""
         return f"{name}{mark}{choices}"
 
-    arguments = ", ".join(show(name, schema) for name, schema in tool.arguments.items())
+    arguments = ", ".join(show(name, schema) for name, schema in tool.said.items())
     return f"{tool.name}({arguments}) {one_line(tool.description)}".rstrip()
 
 
@@ -121,17 +137,22 @@ def render_prompt(tools: Sequence[Tool], context: Mapping[str, str], message: st
     return Prompt(system="\n".join(lines), user=one_line(message))
 
 
-def render_call(call: ToolCall | None) -> str:
-    """The completion that stands for `call`; `None` is a refusal to call."""
+def render_call(call: ToolCall | None, tools: Sequence[Tool]) -> str:
+    """The completion that stands for `call`; `None` is a refusal to call.
+
+    Raises:
+        ValueError: an unknown tool or argument.
+    """
     if call is None:
         return NO_TOOL
-    fields = [render_field(name, written(value)) for name, value in call.arguments.items()]
-    fields += [render_field(name, MISSING) for name in call.missing]
-    return "\n".join([call.tool, *fields])
+    tool = _on_offer(call.tool, tools)
+    _check_known(tool.name, [*call.arguments, *call.missing], tool.arguments)
+    values = {**{name: written(value) for name, value in call.arguments.items()}, **dict.fromkeys(call.missing, MISSING)}
+    return "\n".join([tool.name, *(render_field(name, values[name]) for name in tool.said if name in values)])
 
 
-def parse_call(completion: str, tools: Sequence[Tool]) -> ToolCall | None:
-    """The call that `completion` stands for, its values cast to the types of the schema.
+def parse_call(completion: str, tools: Sequence[Tool], context: Mapping[str, str]) -> ToolCall | None:
+    """The call that `completion` stands for, its values cast to the types of the schema, those of injected arguments from `context`.
 
     Raises:
         ValueError: an unknown tool or argument, a missing required one, a value outside its enum or type.
@@ -139,17 +160,27 @@ def parse_call(completion: str, tools: Sequence[Tool]) -> ToolCall | None:
     name, *lines = completion.strip().split("\n")
     if name == NO_TOOL and not lines:
         return None
-    tool = next((tool for tool in tools if tool.name == name), None)
-    if tool is None:
-        raise ValueError(f"no such tool on offer: {name!r}")
-    given = dict(parse_fields(lines))
-    if unknown := given.keys() - tool.arguments.keys():
-        raise ValueError(f"{name} has no argument {sorted(unknown)[0]!r}")
-    if absent := tool.required - given.keys():
+    tool = _on_offer(name, tools)
+    said = dict(parse_fields(lines))
+    _check_known(name, said, tool.said)
+    if absent := tool.required & tool.said.keys() - said.keys():
         raise ValueError(f"{name} lacks {sorted(absent)[0]!r}")
-    missing = tuple(argument for argument, value in given.items() if value == MISSING)
-    values = {argument: _cast(value, tool.arguments[argument]) for argument, value in given.items() if value != MISSING}
+    given = said | {argument: context.get(argument, MISSING) for argument in tool.arguments.keys() - tool.said.keys()}
+    values = {argument: _cast(given[argument], schema) for argument, schema in tool.arguments.items() if given.get(argument, MISSING) != MISSING}
+    missing = tuple(argument for argument in tool.arguments if argument not in values and (argument in said or argument in tool.required))
     return ToolCall(tool=name, arguments=values, missing=missing)
+
+
+def _on_offer(name: str, tools: Sequence[Tool]) -> Tool:
+    for tool in tools:
+        if tool.name == name:
+            return tool
+    raise ValueError(f"no such tool on offer: {name!r}")
+
+
+def _check_known(tool: str, names: Iterable[str], arguments: Mapping[str, Any]) -> None:
+    if unknown := set(names) - arguments.keys():
+        raise ValueError(f"{tool} has no argument {sorted(unknown)[0]!r}")
 
 
 def written(value: Any) -> str:

@@ -27,7 +27,7 @@ class Calls(Ask):
 
     @staticmethod
     def _shown(adapter: Adapter) -> list[Mapping[str, Any]]:
-        return [{"name": t.name, "description": t.description, "parameters": t.parameters} for t in adapter.declared_tools]
+        return [{"name": t.name, "description": t.description, "parameters": _of_said(t)} for t in adapter.declared_tools]
 
     def instruction(self, assignment: Assignment) -> str:
         tools = "\n".join(map(canonical_json, self._shown(assignment.adapter)))
@@ -45,7 +45,7 @@ Reply with JSON and nothing else: {{"calls": [{{"parts": [{{"text": "...", "tool
             given = {"type": "object", "properties": dict(arguments), "additionalProperties": False}
             return record({"text": TEXT, "tool": {"const": name}, "arguments": given})
 
-        parts = [part(tool.name, tool.arguments) for tool in adapter.declared_tools]
+        parts = [part(tool.name, tool.said) for tool in adapter.declared_tools]
         return record({"parts": {"type": "array", "items": {"anyOf": [*parts, part(NO_TOOL, {})]}, "minItems": 1, "maxItems": MOST_PARTS}})
 
     def items(self, rows: Sequence[Row], assignment: Assignment) -> list[Item]:
@@ -65,12 +65,19 @@ def _parts(row: Row, adapter: Adapter) -> Iterator[Item]:
         yield Item({"message": text, "context": dict(adapter.context)}, {"calls": calls}, text, INVENTED if invented else None)
 
 
+def _of_said(tool: Tool) -> Mapping[str, Any]:
+    """The parameters without those that are injected."""
+    if tool.said == tool.arguments:
+        return tool.parameters
+    return {**tool.parameters, "properties": tool.said, "required": [name for name in tool.said if name in tool.required]}
+
+
 def _call(tool: Tool, arguments: Mapping[str, Any], context: Mapping[str, str]) -> dict[str, Any]:
     """The call in the declared order, with what the application knows; required arguments that nobody gives are missing."""
-    if unknown := arguments.keys() - tool.arguments.keys():
+    if unknown := arguments.keys() - tool.said.keys():
         raise ValueError(f"{tool.name} has no {min(unknown)}")
     said = {name: str(value) if tool.arguments[name].get("type", "string") == "string" else value for name, value in arguments.items()}
-    known = {name: said.get(name, context.get(name)) for name in tool.arguments if name in said or (name in context and name in tool.required)}
+    known = {name: said.get(name, context.get(name)) for name in tool.arguments if name in said or (name in context and (name in tool.required or name not in tool.said))}
     missing = [name for name in tool.arguments if name in tool.required and name not in known]
     return {"tool": tool.name, **known, **({"missing": missing} if missing else {})}
 

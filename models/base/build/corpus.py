@@ -110,7 +110,7 @@ def calls(data: Path, rng: random.Random) -> list[str]:
             elif "irrelevance" not in name:
                 continue
             rng.shuffle(tools)
-            sample = render(tool.render_prompt(tools, {}, text), tool.render_call(answer))
+            sample = render(tool.render_prompt(tools, {}, text), tool.render_call(answer, tools))
             if len(sample) < 3000:
                 out.append(sample)
     return out

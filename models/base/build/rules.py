@@ -210,7 +210,7 @@ def tool_sample(rng: random.Random, chatter: Sequence[str]) -> Sample:
         text, answer = rng.choice(chatter), None
     tools = [declared for declared, _ in made.values()]
     rng.shuffle(tools)
-    return tool.render_prompt(tools, context, text), tool.render_call(answer)
+    return tool.render_prompt(tools, context, text), tool.render_call(answer, tools)
 
 
 def respelled(call: tool.ToolCall, text: str, declared: tool.Tool) -> tool.ToolCall:

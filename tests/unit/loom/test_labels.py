@@ -53,6 +53,7 @@ def test_a_message_may_bring_the_tools_that_are_on_offer() -> None:
         ({"properties": {"colour": {"enum": []}}}, "argument colour"),
         ({"properties": {"colour": {"pattern": "("}}}, "regular expression"),
         ({"properties": {"a= b": {}}}, "named 'a= b'"),
+        ({"properties": {"colour": {"x-injected": "yes"}}}, "neither true nor false"),
         ({"properties": {}, "required": ["colour"]}, "`required` names"),
     ],
 )

@@ -36,7 +36,7 @@ CONTEXT = {"user_id": "current"}
     ],
 )
 def test_parse_undoes_render(call: tool.ToolCall | None) -> None:
-    assert tool.parse_call(tool.render_call(call), TOOLS) == call
+    assert tool.parse_call(tool.render_call(call, TOOLS), TOOLS, CONTEXT) == call
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,64 @@ def test_parse_undoes_render(call: tool.ToolCall | None) -> None:
 )
 def test_invalid_calls_say_what_is_wrong(completion: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
-        tool.parse_call(completion, TOOLS)
+        tool.parse_call(completion, TOOLS, CONTEXT)
+
+
+INJECTED = tool.Tool(
+    "transfer", "Send money",
+    {"type": "object", "properties": {"account": {"type": "string", "x-injected": True}, "to": {"type": "string"}, "limit": {"type": "integer", "x-injected": True}, "note": {"type": "string"}}, "required": ["account", "to"]},
+)  # fmt: skip
+TRANSFER = TaskSpec("tool", tools=(INJECTED,))
+
+
+def test_an_injected_argument_is_the_context_s_whatever_the_message_says() -> None:
+    given = {"message": "send it to Bob from account 7", "context": {"account": "12", "limit": "50"}}
+    right = {"tool": "transfer", "account": "12", "to": "Bob", "limit": 50}
+    prompt, completion = samples.render(TRANSFER, {"input": given, "output": {"calls": [right]}})
+    assert "transfer(to, note?) Send money" in prompt.system
+    assert completion == "transfer\nto= Bob"
+    assert samples.answer(TRANSFER, completion, given) == right
+    source = grammar(TRANSFER, given)
+    assert source and accepts(source, completion) and not accepts(source, "transfer\naccount= 7\nto= Bob")
+    with pytest.raises(ValueError, match="no argument 'account'"):
+        samples.answer(TRANSFER, "transfer\naccount= 7\nto= Bob", given)
+    assert samples.answer(TRANSFER, completion, {"message": given["message"]}) == {"tool": "transfer", "to": "Bob", "missing": ["account"]}
+    with pytest.raises(ValueError, match="invalid literal"):
+        samples.answer(TRANSFER, completion, {**given, "context": {"account": "12", "limit": "high"}})
+
+
+@pytest.mark.parametrize(
+    ("context", "call", "fault"),
+    [
+        ({"account": "12"}, {"account": "7", "to": "Bob"}, "account is injected: it is '12', as in the context"),
+        ({"account": "12"}, {"to": "Bob"}, "account is injected: it is '12'"),
+        ({}, {"account": "7", "to": "Bob"}, "account is injected: the context does not have it"),
+        ({}, {"to": "Bob"}, "account is injected: the context does not have it, so it is missing"),
+    ],
+)
+def test_a_label_has_an_injected_argument_as_an_answer_would(context: dict[str, str], call: dict[str, str], fault: str) -> None:
+    body = {"input": {"message": "send it to Bob from account 7", "context": context}, "output": {"calls": [{"tool": "transfer", **call}]}}
+    with pytest.raises(ValueError, match=fault):
+        samples.render(TRANSFER, body)
+
+
+@given(st.permutations(range(5)), st.sets(st.integers(0, 4)), st.sets(st.integers(0, 4)), st.sets(st.integers(0, 4)), st.randoms(use_true_random=False))
+def test_serving_s_grammar_takes_what_training_teaches(order: list[int], required: set[int], injected: set[int], unsaid: set[int], rng: random.Random) -> None:
+    """In whatever order a label names its arguments and what is missing."""
+    words = [f"w{i}" for i in range(5)]
+    schemas = {f"a{i}": {"type": "string", **({"x-injected": True} if i in injected else {})} for i in order}
+    spec = TaskSpec("tool", tools=(tool.Tool("act", "", {"type": "object", "properties": schemas, "required": [f"a{i}" for i in sorted(required)]}),))
+    given = {"message": " ".join(words), "context": {f"a{i}": words[i] for i in injected - unsaid}}
+    values = [(f"a{i}", words[i]) for i in range(5) if i not in unsaid]
+    missing = [f"a{i}" for i in required & unsaid]
+    rng.shuffle(values)
+    rng.shuffle(missing)
+    right = {"tool": "act", **dict(values), **({"missing": missing} if missing else {})}
+    _, completion = samples.render(spec, {"input": given, "output": {"calls": [right]}})
+    source = grammar(spec, given)
+    assert source is not None
+    assert accepts(source, completion)
+    assert tool.is_same(samples.answer(spec, completion, given), right)
 
 
 def test_a_signature_is_one_line() -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from runtime.project import Adapter, Dpo, Recipe
 from runtime.tasks.preferences import PREFERENCE
+from runtime.tasks.samples import TaskSpec
 from schemas.events import DatasetRecord, RecordStatus, Split
-from trainers.snapshot import HELD_OUT_ROOM, needed
+from trainers.snapshot import HELD_OUT_ROOM, Row, needed, trainable
 
 RECORDS = [
     DatasetRecord(example_id=f"{i:05}", adapter="talk", task=task, split=split, group_id="g", body=None, status=RecordStatus.LIVE)
@@ -36,3 +37,12 @@ def test_anchors_are_taken_wherever_they_stand() -> None:
     anchors = {RECORDS[-2].example_id, RECORDS[-6].example_id, RECORDS[-4].example_id}
     taken = [r.example_id for r in needed(Adapter(task="chat", result="chat"), RECORDS, anchors) if r.split is Split.EVALUATION and r.task == "chat"]
     assert taken[HELD_OUT_ROOM:] == [RECORDS[-6].example_id, RECORDS[-2].example_id], "the third is for training"
+
+
+def test_what_the_project_does_not_allow_any_more_is_left_out() -> None:
+    def row(label: str, wrong: str | None = None) -> Row:
+        pair = {} if wrong is None else {"rejected": {"label": wrong}}
+        return Row(label, "g", Split.TRAIN, {"input": {"text": "hi"}, "output": {"label": label}, **pair}, is_pair=wrong is not None)
+
+    rows = [row("GOOD"), row("RENAMED"), row("BAD", "GOOD"), row("GOOD", "RENAMED")]
+    assert trainable(TaskSpec("classify", ("GOOD", "BAD")), rows) == [rows[0], rows[2]]
