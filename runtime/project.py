@@ -64,8 +64,8 @@ class Dpo(_Table):
     beta: float = Field(default=0.1, gt=0, description="Weight of staying near the SFT adapter.")
     sft_weight: float = Field(default=1.0, ge=0, description="Weight of the chosen answers' own loss, which keeps them likely.")
     ld_alpha: float = Field(default=1.0, ge=0, le=1, description="Weight of an answer's tokens beyond the length of the other: below 1, length counts for less (Liu et al. 2024, arXiv:2409.06411).")
-    max_pairs: int = Field(default=512, ge=1)
-    own_answers: int = Field(default=128, ge=0, description="Training examples that the live version answers; where it is wrong, its answer is rejected.")
+    max_pairs: int = Field(default=512, ge=1, description="Corrections come first; at most half are mistakes of the adapter's own.")
+    own_answers: int = Field(default=128, ge=0, description="Training examples that the SFT adapter answers, by chance as it would at temperature 1; where it is wrong, its answer is rejected.")
 
 
 class Gate(_Table):

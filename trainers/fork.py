@@ -89,14 +89,14 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
     candidate, alone = examiner.scores(model), examiner.alone(model)
     serving: Scores | None = None
     metrics: dict[str, float] = {}
-    pairs = [_pair(one.spec, one.row, tokenizer, recipe.seed) for one in offers(spec, paired, shortlist)]
+    pairs = [_pair(one.spec, one.row, tokenizer, recipe.seed) for one in offers(spec, sorted(paired, key=lambda row: not row.is_correction), shortlist)]
+    if adapter.dpo and not amends:
+        mistakes = own_mistakes(model, tokenizer, learnt, adapter.dpo.own_answers, recipe.seed)[: adapter.dpo.max_pairs // 2]
+        metrics["own_mistakes"] = float(len(mistakes))
+        pairs = pairs[: adapter.dpo.max_pairs - len(mistakes)] + mistakes
     if earlier.live:
         model = with_adapter(base, earlier.live)
         serving = examiner.scores(model)
-        if adapter.dpo and not amends:
-            mistakes = own_mistakes(model, tokenizer, learnt, adapter.dpo.own_answers, recipe.seed)
-            metrics["own_mistakes"] = float(len(mistakes))
-            pairs += mistakes
     del model
     chosen = SFT
     if adapter.dpo and pairs:

@@ -1,4 +1,4 @@
-"""Greedy answers of a model for many prompts at once, under the grammar that serving uses."""
+"""Answers of a model for many prompts at once, under the grammar that serving uses."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ def batched(lengths: Sequence[int]) -> Iterator[range]:
         yield range(start, len(lengths))
 
 
-def generate(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Prompt], grammars: Sequence[str | None], max_tokens: int) -> list[str]:
-    """One completion a prompt, without special tokens; `grammars[i]` None leaves the text free. Where memory is short for a batch, it is answered by halves."""
+def generate(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Prompt], grammars: Sequence[str | None], max_tokens: int, temperature: float = 0.0) -> list[str]:
+    """One completion a prompt, without special tokens; `grammars[i]` None leaves the text free. Where memory is short for a batch, it is answered by halves.
+
+    Each token is the likeliest, or drawn by torch's generator at a `temperature` above 0.
+    """
     import xgrammar
 
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=model.config.vocab_size, stop_token_ids=[tokenizer.eos_token_id])
@@ -41,7 +44,7 @@ def generate(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Prompt], 
     while todo:
         batch = todo.pop()
         try:
-            said = _completions(model, tokenizer, [ids[i] for i in batch], [compiler.compile_grammar(g) for i in batch if (g := grammars[i]) is not None], max_tokens)
+            said = _completions(model, tokenizer, [ids[i] for i in batch], [compiler.compile_grammar(g) for i in batch if (g := grammars[i]) is not None], max_tokens, temperature)
         except Exception as error:
             if len(batch) == 1 or not is_out_of_memory(error):
                 raise
@@ -52,7 +55,7 @@ def generate(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Prompt], 
     return out
 
 
-def _completions(model: PreTrainedModel, tokenizer: Any, ids: Sequence[list[int]], grammars: Sequence[Any], max_tokens: int) -> list[str]:
+def _completions(model: PreTrainedModel, tokenizer: Any, ids: Sequence[list[int]], grammars: Sequence[Any], max_tokens: int, temperature: float) -> list[str]:
     import torch
     from xgrammar.contrib.hf import LogitsProcessor
 
@@ -60,9 +63,10 @@ def _completions(model: PreTrainedModel, tokenizer: Any, ids: Sequence[list[int]
     tokens = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
     processors = [LogitsProcessor(list(grammars))] if grammars else []
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
     with torch.inference_mode():
         made = model.generate(
-            input_ids=tokens, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False, logits_processor=processors,
+            input_ids=tokens, attention_mask=mask, max_new_tokens=max_tokens, logits_processor=processors, **drawn,
             pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
     return [tokenizer.decode(row[width:], skip_special_tokens=True) for row in made]

@@ -83,7 +83,7 @@ utterances = ["dim the lamp"]
 """
 
 
-def test_what_the_live_version_gets_wrong_is_rejected(tmp_path: Path) -> None:
+def test_what_the_sft_adapter_gets_wrong_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "loom.toml").write_text(PROJECT)
     adapter = load_project(tmp_path / "loom.toml").adapters["house"]
     names = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath")
@@ -94,11 +94,9 @@ def test_what_the_live_version_gets_wrong_is_rejected(tmp_path: Path) -> None:
         for tool, key, frame in (("open_door", "door", "please open {}"), ("dim_lamp", "lamp", "make {} darker"))
     ]
     first = fork.make(adapter, BASE, rows, fork.Earlier(), tmp_path / "first", lambda *_: None)
-    assert "own_mistakes" not in first.metrics  # nobody is live yet
-    assert "dpo_call_accuracy" not in first.metrics  # and there are no other pairs
+    assert 0 < first.metrics["own_mistakes"] == first.metrics["pairs"] <= 40, "twenty examples, answered under the grammar and without"
+    assert "dpo_call_accuracy" in first.metrics
     (tmp_path / "first" / MANIFEST).write_text(json.dumps({"example_ids": [row.example_id for row in rows]}))
     earlier = fork.Earlier(*[tmp_path / "first"] * 3)
     second = fork.make(adapter, BASE, rows, earlier, tmp_path / "second", lambda *_: None)
-    assert 0 < second.metrics["own_mistakes"] == second.metrics["pairs"] <= 20
-    assert "dpo_call_accuracy" in second.metrics
     assert second.metrics["live_call_accuracy"] == first.metrics["call_accuracy"]

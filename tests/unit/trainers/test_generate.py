@@ -54,3 +54,16 @@ def test_another_error_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(model, "generate", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         generate(model, tokenizer, [Prompt("", "a"), Prompt("", "b")], [None, None], 4)
+
+
+def test_drawn_answers_keep_to_the_grammar_and_follow_the_generator() -> None:
+    model, tokenizer = load_model(BASE), load_tokenizer(BASE)
+    prompts = [Prompt("", "good morning")] * 24
+    grammars: list[str | None] = ['root ::= "north" | "east" | "south" | "west"'] * 24
+
+    def drawn(seed: int) -> list[str]:
+        torch.manual_seed(seed)
+        return generate(model, tokenizer, prompts, grammars, 6, temperature=3.0)
+
+    assert {"north", "east", "south", "west"} >= set(drawn(1)) > {generate(model, tokenizer, prompts[:1], grammars[:1], 6)[0]}
+    assert drawn(1) == drawn(1) != drawn(2)
