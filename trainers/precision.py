@@ -23,7 +23,7 @@ NOTE = "precision"
 
 
 def uses_bfloat16(folder: Path) -> bool:
-    """What the training in `folder` computes in: measured once and noted there, since one that is gone on with must not change it, and beside other work a measurement hangs on chance."""
+    """What the training whose checkpoints are in `folder` computes in: measured once and noted there, since one that is gone on with must not change it, and beside other work a measurement hangs on chance."""
     note = folder / NOTE
     if not note.exists():
         folder.mkdir(parents=True, exist_ok=True)

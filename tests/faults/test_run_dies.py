@@ -42,9 +42,11 @@ def test_it_ends_with_the_same_weights(kind: str, weights: str, learnt: str, tmp
         run.kill()
     every = list(range(10, STEPS + 1, 10))
     assert steps_of(training(kind, tmp_path / "killed")) in (every[1:], every[2:])  # the checkpoint of the step that it was killed after may lack its end
-    for note in (tmp_path / "killed").glob(f"*/{NOTE}"):  # what computes otherwise ends otherwise
-        (tmp_path / "whole" / note.parent.name).mkdir(parents=True)
-        shutil.copy(note, tmp_path / "whole" / note.parent.name)
+    notes = sorted(note.relative_to(tmp_path / "killed") for note in (tmp_path / "killed").rglob(NOTE))
+    assert notes, "what a training computes in"
+    for note in notes:  # what computes otherwise ends otherwise
+        (tmp_path / "whole" / note.parent).mkdir(parents=True)
+        shutil.copy(tmp_path / "killed" / note, tmp_path / "whole" / note)
     assert steps_of(training(kind, tmp_path / "whole")) == every
     ours, theirs = (load_file(tmp_path / name / kind / weights) for name in ("killed", "whole"))
     assert ours.keys() == theirs.keys()

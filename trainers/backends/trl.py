@@ -169,6 +169,6 @@ def common_arguments(folder: Path, recipe: Recipe, batch: int, cpu_rows: int, co
     return {
         "per_device_train_batch_size": at_once, "gradient_accumulation_steps": share // at_once,
         "output_dir": str(folder / FOLDER), "save_total_limit": 1, "lr_scheduler_type": "cosine", "warmup_steps": WARM_UP_STEPS, "weight_decay": 0.0, "logging_steps": LOGGED_STEPS, "save_strategy": "no",
-        "report_to": list(conditions.report_to) or "none", "run_name": f"{conditions.name} {folder.name}".strip(), "seed": recipe.seed, "data_seed": recipe.seed, "bf16": uses_bfloat16(folder), "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": False,
+        "report_to": list(conditions.report_to) or "none", "run_name": f"{conditions.name} {folder.name}".strip(), "seed": recipe.seed, "data_seed": recipe.seed, "bf16": uses_bfloat16(folder / FOLDER), "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": False,
         "disable_tqdm": True, "dataloader_num_workers": 0,
     }  # fmt: skip
