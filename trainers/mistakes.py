@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import completion_ids, prompt_ids
-from runtime.tasks.samples import expected, render
+from runtime.tasks.samples import render
 from trainers.backends import Pair
 from trainers.evaluate import Asked, read_answer, score
 from trainers.generate import generate
@@ -38,6 +38,6 @@ def own_mistakes(model: PreTrainedModel, tokenizer: Any, learnt: Sequence[Asked]
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             said = generate(model, tokenizer, [prompt for prompt, _ in rendered], grammars, MAX_TOKENS[spec.task], TEMPERATURE)
-        scores = score(spec, [read_answer(one.spec, completion, one.given) for one, completion in zip(asked, said, strict=True)], [expected(one.spec, one.row.body["output"]) for one in asked]).each
+        scores = score(spec, [read_answer(one.spec, completion, one.given) for one, completion in zip(asked, said, strict=True)], [one.wanted for one in asked]).each
         rejected |= {(place, wrong): None for place, (wrong, value) in enumerate(zip(said, scores, strict=True)) if value < WRONG}
     return [(prompt_ids(tokenizer, rendered[place][0]), completion_ids(tokenizer, rendered[place][1]), completion_ids(tokenizer, wrong)) for place, wrong in rejected]
