@@ -28,6 +28,7 @@ from schemas.topics import CHUNKS, DOCUMENTS, EXAMPLES, FEEDBACK, LABELS, REVISI
 
 if TYPE_CHECKING:
     from streams.teacher.teachers import Teacher
+    from trainers.conditions import LlmJudge
 
 log = structlog.get_logger()
 EXIT_START_OVER = 70
@@ -113,8 +114,7 @@ def _teacher(settings: Settings, limits: TeacherLimits, pool: asyncpg.Pool) -> T
 
     if not settings.teacher_url:
         return offline_teacher()
-    key = settings.teacher_key.get_secret_value() if settings.teacher_key else ""
-    return Metered(remote_teacher(settings.teacher_url, settings.teacher_model, key, limits.timeout_seconds), limits, pool)
+    return Metered(remote_teacher(settings.teacher_url, settings.teacher_model, settings.teacher_secret, limits.timeout_seconds), limits, pool)
 
 
 async def chunk(settings: Settings, stop: asyncio.Event) -> None:
@@ -150,9 +150,24 @@ async def trainer(settings: Settings, stop: asyncio.Event) -> None:
     codec, scratch, trackers = codec_of(settings, project), settings.data / "runs", settings.trackers
     if missing := missing_trackers(trackers):
         raise SettingsError(f"LOOM_REPORT_TO: {', '.join(missing)} is not installed, or not known to transformers: install its package where the trainer runs")
-    conditions = Conditions(processes=settings.run_processes, report_to=trackers, backend=settings.run_backend, axolotl=settings.axolotl)
+    conditions = Conditions(processes=settings.run_processes, report_to=trackers, backend=settings.run_backend, axolotl=settings.axolotl, judge=judge_of(settings, project))
     check_backend(conditions)
     await Trainer(project, broker_of(settings), database_of(settings), settings.objects_url, scratch, settings.prefix, codec, settings.registry, runs_at_once(settings.runs_at_once), conditions, settings.keys, settings.trainer_idle_seconds).run(stop)
+
+
+def judge_of(settings: Settings, project: Project) -> LlmJudge | None:
+    """Who scores answers of new versions: the model at the teacher's endpoint, where one is set.
+
+    Raises:
+        SettingsError: an adapter's gate wants a judge, and none is set.
+    """
+    from trainers.conditions import LlmJudge
+
+    if settings.teacher_url:
+        return LlmJudge(settings.teacher_url, settings.teacher_model, settings.teacher_secret, project.teacher)
+    if wanting := sorted(name for name, adapter in project.adapters.items() if adapter.gate.judged):
+        raise SettingsError(f"the gate of {', '.join(wanting)} has `judged`: set LOOM_TEACHER_URL, LOOM_TEACHER_MODEL and LOOM_TEACHER_KEY, or leave it out")
+    return None
 
 
 async def projection(settings: Settings, stop: asyncio.Event) -> None:

@@ -66,6 +66,7 @@ class Dpo(_Table):
     ld_alpha: float = Field(default=1.0, ge=0, le=1, description="Weight of an answer's tokens beyond the length of the other: below 1, length counts for less (Liu et al. 2024, arXiv:2409.06411).")
     max_pairs: int = Field(default=512, ge=1, description="Corrections come first; at most half are mistakes of the adapter's own.")
     own_answers: int = Field(default=128, ge=0, description="Training examples that the SFT adapter answers, by chance as it would at temperature 1; where it is wrong, its answer is rejected.")
+    weighted: bool = Field(default=False, description="A pair counts for as much as the judge made of its example; one that was not judged counts in full.")
 
 
 class Gate(_Table):
@@ -76,6 +77,8 @@ class Gate(_Table):
     min_valid: float = Field(default=0.9, ge=0, le=1, description="Lowest share of answers that can be read.")
     max_slowdown: float = Field(default=1.5, ge=1, description="How many times the live version's tokens an answer may take.")
     max_megabytes: float = Field(default=500.0, gt=0, description="Of its weights.")
+    judged: int = Field(default=0, ge=0, description="Only for `chat`: so many of its held-out answers are scored by the model at LOOM_TEACHER_URL.")
+    min_judge_score: float = Field(default=0.0, ge=0, le=1, description="Lowest mean of those scores.")
     underpowered: Literal["publish", "reject"] = Field(default="publish", description="Below 200 held-out examples little can be told: publish what seems good all the same, or reject it.")
 
 
@@ -130,6 +133,10 @@ class Adapter(_Table):
             raise ValueError(f"task {self.task} has no `context`")
         if self.quote and self.task != "chat":
             raise ValueError(f"task {self.task} has no `quote`")
+        if self.gate.judged and self.task != "chat":
+            raise ValueError(f"task {self.task} has no answers for a judge: `judged` is for `chat`")
+        if self.gate.min_judge_score and not self.gate.judged:
+            raise ValueError("min_judge_score needs `judged`")
         if self.dpo and self.task not in ("chat", "tool"):
             raise ValueError(f"task {self.task} has no `dpo`: its answers are right or wrong, which SFT learns as well")
         return self

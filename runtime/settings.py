@@ -56,6 +56,11 @@ class Settings(BaseSettings):
         return keys
 
     @property
+    def teacher_secret(self) -> str:
+        """The teacher's API key in plain; empty where none is set."""
+        return self.teacher_key.get_secret_value() if self.teacher_key else ""
+
+    @property
     def trackers(self) -> tuple[str, ...]:
         """The experiment trackers by name."""
         return tuple(self.report_to.replace(",", " ").split())

@@ -152,7 +152,7 @@ class FormatStage:
         made = DatasetRecord(
             example_id=record_id, adapter=example.adapter, task=task, split=split_of(example.group_id), group_id=example.group_id,
             body=body, teacher_usd=example.teacher_usd if dataset == example.adapter else None, status=RecordStatus.LIVE if body else RecordStatus.WITHDRAWN, is_correction=example.teacher == USER,
-            licence=example.licence,
+            licence=example.licence, judge_score=example.judge_score,
         )  # fmt: skip
         return self._context.outgoing(self.name, dataset_topic(dataset).name, record_id, digest(record_id, parent.origin), made, parent)
 

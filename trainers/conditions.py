@@ -7,9 +7,23 @@ from importlib.util import find_spec
 from shutil import which
 
 from runtime.errors import SettingsError
+from runtime.project import TeacherLimits
 
 BACKENDS = {"trl": False, "unsloth": True, "axolotl": False}
 """Who carries a training out (`trainers.backends`), by name: whether it needs a process of its own. Unsloth rewrites transformers where it is imported, by which versions are judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class LlmJudge:
+    """A model at an OpenAI-compatible endpoint; of `limits` the requests at once, the timeout and the prices are its too."""
+
+    url: str
+    model: str
+    key: str
+    limits: TeacherLimits
+
+    def __repr__(self) -> str:
+        return f"{self.model} at {self.url}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +34,7 @@ class Conditions:
     `processes` share each step of a training, on a GPU each where there are GPUs; on a CPU they share `threads` threads, all where it is None.
     `backend` is one of BACKENDS, `axolotl` the command of that one.
     A checkpoint is written each time that `checkpoint_seconds` have passed.
+    `judge` scores answers where a gate wants that; nobody does where it is None.
     Losses go to the experiment trackers in `report_to`, by the names that transformers gives them, as `name` and the kind of training.
     """
 
@@ -31,6 +46,7 @@ class Conditions:
     checkpoint_seconds: float = 30.0
     report_to: tuple[str, ...] = ()
     name: str = ""
+    judge: LlmJudge | None = None
 
     def halved(self) -> Conditions:
         """The same with half as many rows in memory at once."""

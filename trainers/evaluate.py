@@ -44,12 +44,17 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of all held-out examples, of those that the live version's run did not have, and of the anchors, which stay the same from version to version."""
+    """Of all held-out examples, of those that the live version's run did not have, and of the anchors, which stay the same from version to version.
+
+    `said` are the answers, in the form of `samples.answer`; `judge_score` is what a model makes of some of them, where one was asked: 0 to 1, NaN where it gave no score.
+    """
 
     whole: Evaluation
     new: Evaluation | None
     anchors: Evaluation | None
     tokens_an_answer: float
+    said: tuple[Any, ...] = field(default=(), compare=False, repr=False)
+    judge_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ def evaluate(model: PreTrainedModel, tokenizer: Any, spec: TaskSpec, held_out: H
         return score(spec, [said[i] for i in places], [wanted[i] for i in places]) if places else None
 
     whole = score(spec, said, wanted)
-    return Scores(replace(whole, parts=parts(held_out.asked, said, whole.each)), part(held_out.new), part(held_out.anchors), tokens / max(1, len(said)))
+    return Scores(replace(whole, parts=parts(held_out.asked, said, whole.each)), part(held_out.new), part(held_out.anchors), tokens / max(1, len(said)), tuple(said))
 
 
 def answers(model: PreTrainedModel, tokenizer: Any, spec: TaskSpec, asked: Sequence[Asked]) -> tuple[list[Any], int]:

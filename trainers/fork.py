@@ -11,7 +11,7 @@ from typing import Any
 
 from runtime.artifacts import ADAPTER_FILES
 from runtime.encoder import minilm
-from runtime.project import Adapter, Recipe
+from runtime.project import Adapter, Dpo, Recipe
 from runtime.tasks.prompt import completion_ids, load_tokenizer, prompt_ids
 from runtime.tasks.samples import TaskSpec, render, render_pair
 from runtime.tasks.shortlist import Shortlist, Shown
@@ -23,7 +23,9 @@ from trainers.base_model import give_memory_back, with_adapter
 from trainers.conditions import ALONE, Conditions
 from trainers.evaluate import Asked, Evaluation, HeldOut, Scores, evaluate
 from trainers.gate import Rivals, judge
+from trainers.llm_judge import judged
 from trainers.mistakes import own_mistakes
+from trainers.order import drawn
 from trainers.progress import Report
 from trainers.snapshot import Row, example_ids
 
@@ -89,7 +91,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
     candidate, alone = examiner.scores(model), examiner.alone(model)
     serving: Scores | None = None
     metrics: dict[str, float] = {}
-    pairs = [_pair(one.spec, one.row, tokenizer, recipe.seed) for one in offers(spec, sorted(paired, key=lambda row: not row.is_correction), shortlist)]
+    pairs = [(one, _pair(one.spec, one.row, tokenizer, recipe.seed)) for one in offers(spec, sorted(paired, key=lambda row: not row.is_correction), shortlist)]
     if adapter.dpo and not amends:
         mistakes = own_mistakes(model, tokenizer, learnt, adapter.dpo.own_answers, recipe.seed)[: adapter.dpo.max_pairs // 2]
         metrics["own_mistakes"] = float(len(mistakes))
@@ -101,7 +103,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
     chosen = SFT
     if adapter.dpo and pairs:
         give_memory_back()
-        aligned = dpo.align(base, folder / SFT, pairs, recipe, adapter.dpo, folder / DPO, report, conditions)
+        aligned = dpo.align(base, folder / SFT, as_declared(pairs, adapter.dpo, recipe.seed), recipe, adapter.dpo, folder / DPO, report, conditions)
         give_memory_back()
         after = examiner.scores(aligned)
         metrics |= {f"{kind}_{name}": value for kind, made in ((SFT, candidate), (DPO, after)) for name, value in {made.whole.metric: made.whole.score, **made.whole.parts}.items()}
@@ -112,10 +114,20 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
     for name in ADAPTER_FILES:
         if (folder / chosen / name).exists():
             shutil.copy(folder / chosen / name, folder / name)
+    if adapter.gate.judged and conditions.judge:
+        verdicts = judged(conditions.judge, examiner.held_out.asked[: adapter.gate.judged], candidate.said[: adapter.gate.judged])
+        candidate = replace(candidate, judge_score=verdicts.mean)
+        metrics |= {"judged": float(len(verdicts.scores)), "judge_usd": verdicts.usd}
     rivals = Rivals(alone, serving, examiner.best_on_anchors(earlier, serving))
     verdict = judge(adapter.gate, candidate, rivals, (folder / ADAPTER_FILES[0]).stat().st_size, floor_only=floor_only)
     metrics |= _metrics(candidate, rivals) | verdict.numbers | {"teacher_usd": sum(row.teacher_usd for row in rows)}
     return Made(ADAPTER_FILES, metrics, verdict)
+
+
+def as_declared(pairs: Sequence[tuple[Asked, Pair]], declared: Dpo, seed: int) -> list[Pair]:
+    """The pairs that DPO sees; where they are weighted, each as often as the judge's score of its example says."""
+    places = drawn([1.0 if one.row.judge_score is None else one.row.judge_score for one, _ in pairs], seed) if declared.weighted else range(len(pairs))
+    return [pairs[place][1] for place in places]
 
 
 def _gently(recipe: Recipe) -> Recipe:

@@ -98,6 +98,8 @@ def _alone(gate: Gate, candidate: Scores, size_bytes: int) -> Iterator[_Check]:
     whole = candidate.whole
     yield _Check("score", whole.score, whole.score >= gate.min_score, f"that is below the floor {gate.min_score:.3f}")
     yield _Check("valid_share", whole.valid_share, whole.valid_share >= gate.min_valid, f"only {whole.valid_share:.3f} of the answers are valid, {gate.min_valid:.3f} must be")
+    if candidate.judge_score is not None:
+        yield _Check("judge_score", candidate.judge_score, candidate.judge_score >= gate.min_judge_score, f"the judge's mean score is {candidate.judge_score:.3f}, {gate.min_judge_score:g} at least")
     yield _Check("size_bytes", size_bytes, size_bytes <= gate.max_megabytes * 1e6, f"its weights have {size_bytes / 1e6:.1f} MB, {gate.max_megabytes:g} at most")
 
 

@@ -24,8 +24,8 @@ WRONG = 0.5
 TEMPERATURE = 1.0
 
 
-def own_mistakes(model: PreTrainedModel, tokenizer: Any, learnt: Sequence[Asked], count: int, seed: int) -> list[Pair]:
-    """What `model` gets wrong of `count` examples of `learnt`, drawn from it once under serving's grammar and once without: prompt as in training, the right answer, its own."""
+def own_mistakes(model: PreTrainedModel, tokenizer: Any, learnt: Sequence[Asked], count: int, seed: int) -> list[tuple[Asked, Pair]]:
+    """What `model` gets wrong of `count` examples of `learnt`, drawn from it once under serving's grammar and once without: each example with prompt as in training, the right answer, its own."""
     import torch
 
     asked = random.Random(seed).sample(learnt, min(count, len(learnt)))
@@ -40,4 +40,4 @@ def own_mistakes(model: PreTrainedModel, tokenizer: Any, learnt: Sequence[Asked]
             said = generate(model, tokenizer, [prompt for prompt, _ in rendered], grammars, MAX_TOKENS[spec.task], TEMPERATURE)
         scores = score(spec, [read_answer(one.spec, completion, one.given) for one, completion in zip(asked, said, strict=True)], [one.wanted for one in asked]).each
         rejected |= {(place, wrong): None for place, (wrong, value) in enumerate(zip(said, scores, strict=True)) if value < WRONG}
-    return [(prompt_ids(tokenizer, rendered[place][0]), completion_ids(tokenizer, rendered[place][1]), completion_ids(tokenizer, wrong)) for place, wrong in rejected]
+    return [(asked[place], (prompt_ids(tokenizer, rendered[place][0]), completion_ids(tokenizer, rendered[place][1]), completion_ids(tokenizer, wrong))) for place, wrong in rejected]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 
 def training_order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> list[int]:
@@ -18,6 +19,19 @@ def training_order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> 
         random.Random(f"{seed}:{epoch}").shuffle(places)
         order += places
     return [place for at in range(0, rows, batch) for place in sorted(order[at : min(at + batch, rows)], key=lambda place: lengths[place])]
+
+
+def drawn(weights: Sequence[float], seed: int) -> list[int]:
+    """As many places of `weights` as there are, each as often as its share of their sum says, up to rounding by chance: the mean of what is drawn is the weighted mean.
+
+    Source: Kitagawa 1996, Monte Carlo Filter and Smoother, Journal of Computational and Graphical Statistics 5(1), appendix (stratified and deterministic resampling).
+    """
+    step = sum(weights) / max(1, len(weights))
+    if not step:
+        return list(range(len(weights)))
+    marks = random.Random(seed).random()
+    ends = [end / step for end in accumulate(weights)]
+    return [place for place, (first, last) in enumerate(pairwise([0.0, *ends[:-1], float(len(weights))])) for _ in range(math.ceil(last - marks) - math.ceil(first - marks))]
 
 
 def tokens_of_steps(order: Sequence[int], lengths: Sequence[int], batch: int) -> list[int]:

@@ -31,7 +31,7 @@ HELD_OUT_ROOM = 500
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One live record of a snapshot, in plain; `is_pair` is a preference, `teacher_usd` what its teacher took, `is_correction` a user's word, `licence` that of its source as upstream gave it."""
+    """One live record of a snapshot, in plain; `is_pair` is a preference, `teacher_usd` what its teacher took, `is_correction` a user's word, `licence` that of its source as upstream gave it, `judge_score` what the judge made of it, 0 to 1."""
 
     example_id: str
     group_id: str
@@ -41,6 +41,7 @@ class Row:
     teacher_usd: float = 0.0
     is_correction: bool = False
     licence: str | None = None
+    judge_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,5 +142,5 @@ async def open_rows(records: Sequence[DatasetRecord], keys: KeyStore) -> list[Ro
         except KeyDestroyed:
             continue
         body = json.loads(unseal(key, record.example_id + ":body", record.body))
-        rows.append(Row(record.example_id, record.group_id, record.split, body, record.task == PREFERENCE, record.teacher_usd or 0.0, record.is_correction, record.licence))
+        rows.append(Row(record.example_id, record.group_id, record.split, body, record.task == PREFERENCE, record.teacher_usd or 0.0, record.is_correction, record.licence, record.judge_score))
     return rows

@@ -78,3 +78,4 @@ class DatasetRecord:
     status: RecordStatus
     is_correction: bool = False
     licence: str | None = None
+    judge_score: float | None = None

@@ -25,7 +25,7 @@ from runtime.database import connect
 from runtime.errors import InvalidInput
 from runtime.project import TeacherLimits, load_project
 from runtime.sealing import unseal
-from schemas.events import DatasetRecord, DeadLetter, Example, ExampleStatus
+from schemas.events import DatasetRecord, DeadLetter, Example, ExampleStatus, Split
 from streams.context import document_owner
 from streams.synth import ASKED_BEFORE, BELOW, UNREAD
 from streams.teacher.asks import MALFORMED, UNGROUNDED, Ask, Assignment
@@ -40,6 +40,10 @@ from streams.teacher.teachers import Reply
 from tests.support.endpoint import Endpoint, Rows, serving
 from tests.support.kafka import read_all
 from tests.support.streams import ROOT, System, document, streams
+from trainers.conditions import LlmJudge
+from trainers.evaluate import Asked, Invalid
+from trainers.llm_judge import judged
+from trainers.snapshot import Row
 
 pytestmark = pytest.mark.timeout(400)
 PROJECT = load_project(ROOT / "examples/pebblewire/loom.toml")
@@ -102,6 +106,11 @@ async def test_chunks_wait_for_the_teacher_and_what_it_writes_is_checked(kafka: 
             assert spent["usd"] == pytest.approx((2 * spent["input_tokens"] + 8 * spent["output_tokens"]) / 1e6)
             assert sum(REGISTRY.get_sample_value("loom_teacher_cost_usd_total", {"teacher": "small", "kind": kind}) or 0 for kind in ASKS) == pytest.approx(spent["usd"])
             assert 0 < sum(e.teacher_usd or 0 for e in examples) == pytest.approx(await pool.fetchval("SELECT sum(usd) FROM teacher_units"))
+            held_out = [Asked(PROJECT.adapters["chat"].spec, Row(str(i), str(i), Split.EVALUATION, {"input": {"question": "How many devices?", "passage": ANSWER}, "output": {"answer": ANSWER}})) for i in range(3)]
+            verdict = await asyncio.to_thread(judged, LlmJudge(f"http://127.0.0.1:{port}/v1", "small", "", limits), held_out, [ANSWER, "Ninety.", Invalid()])
+            assert len(verdict.scores) == 3
+            assert all(0 <= score <= 1 for score in verdict.scores)
+            assert verdict.usd > 0
             with pytest.raises(InvalidInput, match="teacher small refused this passage"):
                 await teacher.ask(asked(Questions(), "far too long " * 5000))
         # asked once, ever: the same words again need no teacher
@@ -149,6 +158,7 @@ async def test_examples_for_every_adapter_and_their_end_with_the_document(kafka:
         }  # fmt: skip
         assert REGISTRY.get_sample_value("loom_examples_total", {"adapter": "chat", "teacher": "big", "outcome": "kept"}) == 4
         assert REGISTRY.get_sample_value("loom_examples_total", {"adapter": "tool", "teacher": "big", "outcome": INVENTED}) == 1
+        assert {r.judge_score for name in ("chat", "preferences", "ner") for r in await system.settled(f"datasets.{name}", DatasetRecord)} == {1.0}
         (pair,) = [b for b in await bodies(system, "preferences") if b.get("rejected") == {"answer": "It pairs with ninety."}]
         assert pair["output"] == {"answer": ANSWER}
         assert sorted(str(b["output"]["calls"]) for b in await bodies(system, "tool")) == ["[]", "[{'hub_name': 'den', 'tool': 'restart_hub'}]", "[{'tool': 'reset_password_flow', 'user_id': 'current'}]"]

@@ -13,13 +13,14 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 Rows = Sequence[Mapping[str, Any]]
+Reply = Rows | int
 
 
 @dataclass
 class Endpoint:
     """What it writes under each reply schema's name, and what it was asked. It fails the first `failing` requests with status 429."""
 
-    replies: Mapping[str, Callable[[str], Rows]]
+    replies: Mapping[str, Callable[[str], Reply]]
     failing: int = 0
     asked: list[str] = field(default_factory=list)
     refused: int = 0
@@ -32,7 +33,7 @@ class Endpoint:
         name = asked["response_format"]["json_schema"]["name"]
         self.asked.append(name)
         prompt = asked["messages"][0]["content"]
-        reply = json.dumps({name: list(self.replies[name](prompt))})
+        reply = json.dumps({name: self.replies[name](prompt)})
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
         usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(reply) // 4, "total_tokens": (len(prompt) + len(reply)) // 4}
         body = {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice], "usage": usage}

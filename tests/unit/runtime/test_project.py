@@ -33,6 +33,8 @@ def test_partitions_are_as_many_as_the_project_says(tmp_path: Path) -> None:
         ("[adapters.a]\ntask = 'tool'\nresult = 'a'", ["needs `tools`"]),
         ("[adapters.A]\ntask = 'chat'\nresult = 'Bad Name'", ["adapters.A", "result"]),
         ("[adapters.a]\ntask = 'chat'\nresult = 'a'\n[adapters.a.recipe]\nrank = 64", ["adapters.a.recipe.rank"]),
+        ("[adapters.a]\ntask = 'classify'\nresult = 'a'\nlabels = ['x']\n[adapters.a.gate]\njudged = 9", ["`judged` is for `chat`"]),
+        ("[adapters.a]\ntask = 'chat'\nresult = 'a'\n[adapters.a.gate]\nmin_judge_score = 0.5", ["min_judge_score needs `judged`"]),
         ("nonsense", ["loom.toml"]),
     ],
 )

@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from runtime.artifacts import MANIFEST
-from runtime.project import Adapter
+from runtime.project import Adapter, Dpo
 from runtime.tasks.prompt import load_tokenizer
 from runtime.tasks.shortlist import Shortlist
 from schemas.events import Split
-from trainers.evaluate import HeldOut
-from trainers.fork import AMENDING_OTHERS, MAX_ANCHORS, MAX_HELD_OUT, MAX_NEW, Earlier, amendment, judged_by
+from trainers.evaluate import Asked, HeldOut
+from trainers.fork import AMENDING_OTHERS, MAX_ANCHORS, MAX_HELD_OUT, MAX_NEW, Earlier, amendment, as_declared, judged_by
 from trainers.snapshot import Row
 
 TOKENIZER = load_tokenizer(str(Path(__file__).parents[3] / "models/base"))
@@ -66,3 +67,11 @@ def test_an_amendment_learns_corrections_and_a_few_others_and_is_judged_by_all_t
     assert [row.example_id for row in taken] == sorted(row.example_id for row in taken)
     assert {row.example_id for row in rows if row.is_correction or row.split is Split.EVALUATION} <= {row.example_id for row in taken}
     assert sum(row.split is Split.TRAIN and not row.is_correction and not row.is_pair for row in taken) == min(AMENDING_OTHERS, 240)
+
+
+def test_weighted_pairs_are_seen_as_often_as_the_judge_says() -> None:
+    pairs = [(Asked(ADAPTER.spec, replace(ROWS[i], judge_score=score)), ([i], [1], [2])) for i, score in enumerate((1.0, 0.0, 0.25, 0.75, None))]
+    assert as_declared(pairs, Dpo(), 0) == [pair for _, pair in pairs]
+    seen = [prompt[0] for seed in range(300) for prompt, _, _ in as_declared(pairs, Dpo(weighted=True), seed)]
+    assert len(seen) == 300 * 5
+    assert [seen.count(i) / 300 * 3 / 5 for i in range(5)] == pytest.approx([1.0, 0.0, 0.25, 0.75, 1.0], abs=0.05)  # of shares that add up to 3

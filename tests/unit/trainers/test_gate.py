@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,3 +124,11 @@ def test_metrics_by_hand() -> None:
     assert entity_f1([[span], []], [[span], [span]]) == pytest.approx(2 / 3)
     assert token_f1("the ring is red", "the ring glows red") == pytest.approx(0.75)
     assert token_f1("no", "yes") == 0.0
+
+
+@pytest.mark.parametrize(("mean", "passed"), [(None, True), (0.6, True), (0.5, False), (math.nan, False)])
+def test_a_judge_has_its_say_where_one_was_asked(mean: float | None, passed: bool) -> None:
+    verdict = judge(Gate(judged=20, min_judge_score=0.6), replace(scores(225), judge_score=mean), Rivals(BASE), 1000)
+    assert verdict.passed == passed
+    assert verdict.numbers.get("judge_score") == (mean if mean is not None and math.isfinite(mean) else None)
+    assert passed or "the judge's mean score is" in verdict.reason

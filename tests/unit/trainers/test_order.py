@@ -7,8 +7,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.order import tokens_of_steps, training_order
+from trainers.order import drawn, tokens_of_steps, training_order
 
+WEIGHTS = st.lists(st.floats(0, 1, allow_subnormal=False), max_size=40)
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=60)
 
 
@@ -45,3 +46,19 @@ def test_steps_see_all_tokens_of_their_rows(lengths: list[int], batch: int, rows
     steps = tokens_of_steps(order, lengths, batch)
     assert len(steps) == -(-rows // batch)
     assert sum(steps) == sum(lengths[place] for place in order)
+
+
+@given(WEIGHTS, st.integers(0, 9))
+def test_each_is_drawn_as_often_as_its_weight_says_up_to_rounding(weights: list[float], seed: int) -> None:
+    places, total = drawn(weights, seed), sum(weights)
+    assert len(places) == len(weights)
+    assert places == sorted(places) == drawn(weights, seed)
+    often = Counter(places)
+    assert all(abs(often[place] - (weight * len(weights) / total if total else 1)) < 1 + 1e-6 for place, weight in enumerate(weights))
+    assert not total or all(weight > 0 or place not in often for place, weight in enumerate(weights))
+
+
+def test_over_many_seeds_the_mean_of_what_is_drawn_is_the_weighted_mean() -> None:
+    weights = [0.25, 1.0, 0.5, 0.0, 0.75]
+    often = Counter(place for seed in range(4000) for place in drawn(weights, seed))
+    assert [round(often[place] / 4000, 1) for place in range(5)] == [0.5, 2.0, 1.0, 0.0, 1.5]
