@@ -143,15 +143,16 @@ async def coordinator(settings: Settings, stop: asyncio.Event) -> None:
 
 async def trainer(settings: Settings, stop: asyncio.Event) -> None:
     """Carries runs out."""
-    from trainers.conditions import Conditions, check_backend, missing_trackers
+    from trainers.conditions import Conditions, check_backend, check_sharded, missing_trackers
     from trainers.worker import Trainer, runs_at_once
 
     project = load_project(settings.project)
     codec, scratch, trackers = codec_of(settings, project), settings.data / "runs", settings.trackers
     if missing := missing_trackers(trackers):
         raise SettingsError(f"LOOM_REPORT_TO: {', '.join(missing)} is not installed, or not known to transformers: install its package where the trainer runs")
-    conditions = Conditions(processes=settings.run_processes, report_to=trackers, backend=settings.run_backend, axolotl=settings.axolotl, judge=judge_of(settings, project))
+    conditions = Conditions(processes=settings.run_processes, sharded=settings.run_sharded, report_to=trackers, backend=settings.run_backend, axolotl=settings.axolotl, judge=judge_of(settings, project))
     check_backend(conditions)
+    check_sharded(conditions)
     await Trainer(project, broker_of(settings), database_of(settings), settings.objects_url, scratch, settings.prefix, codec, settings.registry, runs_at_once(settings.runs_at_once), conditions, settings.keys, settings.trainer_idle_seconds).run(stop)
 
 

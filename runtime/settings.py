@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     session_timeout_seconds: int = Field(default=10, description="A worker that is silent for so long loses its partitions.", ge=6)
     runs_at_once: int | None = Field(default=None, description="Training runs that a trainer carries out at the same time; one on a GPU and two on a CPU when unset.", ge=1)
     run_processes: int = Field(default=1, description="Processes of the trainer's machine that share one training run, on a GPU each where there are GPUs.", ge=1)
+    run_sharded: bool = Field(default=False, description='Where all weights of a base are trained (`[base.cpt] method = "full"`), these processes share them too, with gradients and optimiser, on GPUs (FSDP2).')
     run_backend: Literal["trl", "unsloth", "axolotl"] = Field(default="trl", description="Who trains: trl, unsloth or axolotl.")
     axolotl: str = Field(default="axolotl", description="Axolotl's command, in an environment of its own.")
     trainer_idle_seconds: float | None = Field(default=None, description="A trainer that had nothing to do for so long ends, with exit code 0, as a Kubernetes Job should; it stays when unset.", ge=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from trainers.together import agreed, is_first
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 log = structlog.get_logger()
@@ -81,12 +82,13 @@ def train_on(trainer: Any, folder: Path) -> Any:
     return trainer.model
 
 
-def keep(model: PeftModel | PreTrainedModel, folder: Path) -> None:
-    """Writes an adapter or a whole model to `folder`, its weights last: where they are, it is whole. Of processes that share a training the first one does."""
+def keep(model: PeftModel | PreTrainedModel, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Writes an adapter or a whole model to `folder`, its weights last: where they are, it is whole. Of processes that share a training the first one does; it has the
+    `weights` of all where each holds a part alone."""
     if not is_first():
         return
     part = folder / "part"
-    model.save_pretrained(str(part), safe_serialization=True)
+    model.save_pretrained(str(part), state_dict=weights, safe_serialization=True)
     _move(part.iterdir(), folder)
     part.rmdir()
 

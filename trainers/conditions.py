@@ -31,7 +31,8 @@ class Conditions:
     """What the machine and its operator have a say in; the recipe says what is learned.
 
     Where memory was short, `halvings` times half as many rows are in it at once; gradients are accumulated to the recipe's batch.
-    `processes` share each step of a training, on a GPU each where there are GPUs; on a CPU they share `threads` threads, all where it is None.
+    `processes` share each step of a training, on a GPU each where there are GPUs; on a CPU they share `threads` threads, all where it is None. Where they are
+    `sharded` and all weights of a base are trained, each holds its part of weights, gradients and the optimiser's state alone.
     `backend` is one of BACKENDS, `axolotl` the command of that one.
     A checkpoint is written each time that `checkpoint_seconds` have passed.
     `judge` scores answers where a gate wants that; nobody does where it is None.
@@ -40,6 +41,7 @@ class Conditions:
 
     halvings: int = 0
     processes: int = 1
+    sharded: bool = False
     threads: int | None = None
     backend: str = "trl"
     axolotl: str = "axolotl"
@@ -59,6 +61,18 @@ def check_backend(conditions: Conditions) -> None:
         raise SettingsError(f"LOOM_RUN_BACKEND=axolotl: there is no command {conditions.axolotl!r} here: install axolotl in an environment of its own and name its command in LOOM_AXOLOTL")
     if not find_spec(conditions.backend) and conditions.backend != "axolotl":
         raise SettingsError(f"LOOM_RUN_BACKEND={conditions.backend}: the package {conditions.backend} is not installed where the trainer runs: requirements-gpu.txt has it")
+
+
+def check_sharded(conditions: Conditions) -> None:
+    """Raises SettingsError where processes are to share weights and can't: accelerate shards on GPUs alone, and the other backends hold whole models."""
+    if not conditions.sharded:
+        return
+    if conditions.processes == 1 or conditions.backend != "trl":
+        raise SettingsError("LOOM_RUN_SHARDED=1 needs LOOM_RUN_PROCESSES above 1, and LOOM_RUN_BACKEND=trl")
+    import torch
+
+    if torch.cuda.device_count() < conditions.processes:
+        raise SettingsError(f"LOOM_RUN_SHARDED=1: {conditions.processes} processes need a GPU each, there are {torch.cuda.device_count()}: without it each holds all weights")
 
 
 ALONE = Conditions()

@@ -94,13 +94,14 @@ def shape_of(base: str) -> Shape:
     )  # fmt: skip
 
 
-def training(shape: Shape, recipe: Recipe, machine: Machine, examples: int, tokens: float, rows: int, *, is_whole: bool = False) -> Training:
-    """Of a LoRA adapter, or of all weights, on so many examples of `tokens` tokens each, with `rows` of them in memory at once. Pure."""
+def training(shape: Shape, recipe: Recipe, machine: Machine, examples: int, tokens: float, rows: int, *, is_whole: bool = False, shards: int = 1) -> Training:
+    """Of a LoRA adapter, or of all weights, on so many examples of `tokens` tokens each, with `rows` of them in memory at once. Of weights that are all
+    trained and that `shards` processes share, the memory is each one's. Pure."""
     steps = recipe.steps_of(examples)
     rank = 0 if is_whole else recipe.rank
     lora = rank * shape.lora_weights_a_rank
     activations = math.ceil(rows * tokens * activation_numbers(shape, rank, tokens) * machine.bytes_a_number)
-    weights = shape.weights * (ADAM_BYTES if is_whole else machine.bytes_a_number) + lora * ADAM_BYTES
+    weights = (shape.weights * ADAM_BYTES // shards if is_whole else shape.weights * machine.bytes_a_number) + lora * ADAM_BYTES
     memory = weights + math.ceil(WORKSPACE * activations) + (0 if machine.is_gpu else PROCESS_BYTES)
     operations = steps * recipe.batch_size * tokens * token_operations(shape, lora, tokens, is_whole=is_whole)
     return Training(memory, activations, steps, operations / (EFFICIENCY * machine.flops))

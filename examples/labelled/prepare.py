@@ -123,12 +123,12 @@ def services(folder: Path) -> Iterator[list[Row]]:
             tools = [tool for name in dialogue["services"] for tool in intents_of(schemas[name])]
             turns = dialogue["turns"]
             yield [
-                {"id": f"sgd {dialogue['dialogue_id']} {i}", "group": f"sgd {dialogue['dialogue_id']}", "text": turn["utterance"], "context": {"earlier": earlier}, "tools": tools, "calls": calls}
+                {"id": f"sgd {dialogue['dialogue_id']} {i}", "group": f"sgd {dialogue['dialogue_id']}", "text": turn["utterance"], "context": {"earlier": earlier}, "tools": tools, **wanted}
                 for i, (turn, reply) in enumerate(pairwise(turns))
                 if turn["speaker"] == "USER"
                 for earlier in [" ".join(said["utterance"] for said in turns[max(0, i - MAX_EARLIER) : i])]
-                for calls in [wanted_calls(turn, reply, tools, one_line(f"{turn['utterance']} {earlier}"))]
-                if calls is not None
+                for wanted in [wanted_calls(turn, reply, tools, one_line(f"{earlier} {turn['utterance']}"))]
+                if wanted is not None
             ]
 
 
@@ -141,11 +141,14 @@ def intents_of(service: Row) -> list[Row]:
     ]
 
 
-def wanted_calls(turn: Row, reply: Row, tools: Sequence[Row], said: str) -> list[Row] | None:
-    """The call that the system makes in its reply, or would make if it knew all; none where the user only takes leave, None where that is not told."""
+def wanted_calls(turn: Row, reply: Row, tools: Sequence[Row], said: str) -> Row | None:
+    """The call that the system makes in its reply, or would make if it knew all; none where the user only takes leave, None where that is not told.
+
+    Of several wordings of a value it has the one that was said last, and all of them are right where nothing is missing.
+    """
     acts = {action["act"] for frame in turn["frames"] for action in frame["actions"]}
     if acts <= {"THANK_YOU", "GOODBYE"}:
-        return []
+        return {"calls": []}
     called = next((frame["service_call"] for frame in reply["frames"] if "service_call" in frame), None)
     state = next((frame["state"] for frame in turn["frames"] if called is None or frame["state"]["active_intent"] == called["method"]), None)
     if state is None or (called is None and "INFORM_INTENT" not in acts):
@@ -154,16 +157,17 @@ def wanted_calls(turn: Row, reply: Row, tools: Sequence[Row], said: str) -> list
     parameters = next((tool["parameters"] for tool in tools if tool["name"] == name), None)
     if parameters is None:
         return None
-    call, missing = {"tool": name}, []
+    call, accepts, missing = {"tool": name}, {}, []
     for slot, schema in parameters["properties"].items():
         values = [value for value in state["slot_values"].get(slot, ()) if value in schema.get("enum", [value] if one_line(value) in said else [])]
         if values:
-            call[slot] = values[0]
+            call[slot] = max(values, key=lambda value: (said.rfind(one_line(value)), len(value)))
+            accepts[slot] = values
         elif slot in state["slot_values"]:
             return None
         elif slot in parameters["required"]:
             missing.append(slot)
-    return [{**call, **({"missing": missing} if missing else {})}]
+    return {"calls": [{**call, "missing": missing}]} if missing else {"calls": [call], "accepts": accepts}
 
 
 def conversations(path: Path) -> Iterator[list[Row]]:

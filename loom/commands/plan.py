@@ -41,12 +41,12 @@ def plan(
     machine = estimate.machine_here() if tflops is None else estimate.Machine(int(memory_gib * 2**30), tflops * 1e12, estimate.HALF, is_gpu=True)
     shape = estimate.shape_of(declared.base_folder)
     rows: list[dict[str, Any]] = []
-    cpt = declared.base.cpt
+    cpt, shards = declared.base.cpt, settings.run_processes if settings.run_sharded else 1
     wanted = [("base", cpt.min_examples, cpt.recipe, cpt.method == "full")] if cpt else []
     for name, fewest, recipe, is_whole in [*wanted, *((name, adapter.min_examples, adapter.recipe, False) for name, adapter in declared.adapters.items())]:
         length = min(tokens or recipe.max_tokens, recipe.max_tokens)
         at_once = rows_at_once(recipe.batch_size, recipe.batch_size if machine.is_gpu else rows_on_a_cpu(length), 0)
-        rows.append({"training": name, **asdict(estimate.training(shape, recipe, machine, examples or fewest, length, at_once, is_whole=is_whole))})
+        rows.append({"training": name, **asdict(estimate.training(shape, recipe, machine, examples or fewest, length, at_once, is_whole=is_whole, shards=shards))})
     rank = max((adapter.recipe.rank for adapter in declared.adapters.values()), default=0)
     served = estimate.serving(shape, rank, min(MAX_LORAS, len(declared.adapters)))
     if as_json:

@@ -10,12 +10,13 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from runtime.project import Dpo, Recipe
 from runtime.tasks.prompt import load_tokenizer
 from trainers import dpo, sft
-from trainers.backends import Pair
-from trainers.checkpoints import WEIGHTS
+from trainers.backends import Lesson, Pair
+from trainers.checkpoints import FOLDER, WEIGHTS
 from trainers.conditions import Conditions
 from trainers.progress import Moment, Report
 from trainers.together import is_first, together
@@ -73,6 +74,42 @@ def test_two_processes_align_as_one_does(alone: Path, pairs: list[Pair], tmp_pat
     for name, conditions in (("one", ALONE), ("two", SHARED)):
         dpo.align(BASE, alone, pairs[:40], RECIPE, Dpo(learning_rate=1e-3), tmp_path / name, lambda _: None, conditions)
     assert furthest(tmp_path / "one", tmp_path / "two") < min(TOLERANCE, furthest(alone, tmp_path / "one") / 10)
+
+
+def teach_sharded(lesson: Lesson, *, report: Report, conditions: Conditions) -> None:
+    """`sft.teach` with processes that share the weights on a CPU, which PyTorch can and accelerate refuses: it is told of another machine than there is."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    found = PartialState.__init__
+
+    def elsewhere(state: PartialState, *args: object, **given: object) -> None:
+        found(state, *args, **given)
+        if state.distributed_type is DistributedType.MULTI_CPU:
+            state.distributed_type = DistributedType.MULTI_NPU
+
+    PartialState.__init__ = elsewhere
+    sft.teach(lesson, report, conditions)
+
+
+def test_two_processes_that_share_the_weights_and_of_which_one_is_killed_learn_what_one_does(pairs: list[Pair], tmp_path: Path) -> None:
+    rows, recipe = [(prompt, chosen) for prompt, chosen, _ in pairs], RECIPE.model_copy(update={"learning_rate": 2e-4})
+    sft.train_whole(BASE, rows, recipe, tmp_path / "one", lambda _: None, ALONE)
+    sharded, heard = replace(SHARED, sharded=True, checkpoint_seconds=0.0), list[Moment]()
+
+    def hear(moment: Moment) -> None:
+        if not heard:
+            assert list((tmp_path / "two" / FOLDER).glob("*/pytorch_model_fsdp.bin"))
+            members()[-1].send_signal(signal.SIGKILL)
+        heard.append(moment)
+
+    together(teach_sharded, (Lesson(BASE, rows, recipe, tmp_path / "two", whole=True),), hear, sharded)
+    assert heard[-1].step == recipe.max_steps
+    one, two = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("one", "two"))
+    base = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).state_dict()
+    assert one.keys() == two.keys() == base.keys()
+    apart, learnt = (max(float((one[name] - other[name]).abs().max()) for name in one) for other in (two, base))
+    assert apart < min(TOLERANCE, learnt / 10)
 
 
 def fails_in_one(error: type[Exception], *, report: Report, conditions: Conditions) -> None:

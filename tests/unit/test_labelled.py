@@ -95,13 +95,16 @@ def test_a_dialogue_is_calls_what_they_lack_and_no_call(tmp_path: Path) -> None:
     call = {"service_call": {"method": "Book", "parameters": {}}}
     turns = [
         user("A room in Oslo", ["INFORM_INTENT"], {"city": ["Oslo"]}), system("For how many?"), user("Just for me", ["INFORM"], {"city": ["Oslo"], "beds": ["1"]}), system("Done.", **call),
+        user("Sorry, for two in oslo", ["INFORM"], {"city": ["Oslo", "oslo"], "beds": ["2"]}), system("Done.", **call),
         user("In Bergen rather", ["INFORM"], {"city": ["New York"], "beds": ["1"]}), system("Done.", **call), user("What is its name?", ["REQUEST"], {}), system("Rica."), user("Thanks", ["THANK_YOU"], {}), system("Bye."),
     ]  # fmt: skip
     (tmp_path / "dialogues_1.json.gz").write_bytes(gzip.compress(json.dumps([{"dialogue_id": "1", "services": ["Rooms"], "turns": turns}]).encode()))
     (rows,) = services(tmp_path)
     assert [(row["text"], row["calls"]) for row in rows] == [
-        ("A room in Oslo", [{"tool": "Book", "city": "Oslo", "missing": ["beds"]}]), ("Just for me", [{"tool": "Book", "city": "Oslo", "beds": "1"}]), ("Thanks", []),
+        ("A room in Oslo", [{"tool": "Book", "city": "Oslo", "missing": ["beds"]}]), ("Just for me", [{"tool": "Book", "city": "Oslo", "beds": "1"}]),
+        ("Sorry, for two in oslo", [{"tool": "Book", "city": "oslo", "beds": "2"}]), ("Thanks", []),
     ]  # fmt: skip
+    assert [row.get("accepts") for row in rows] == [None, {"city": ["Oslo"], "beds": ["1"]}, {"city": ["Oslo", "oslo"], "beds": ["2"]}, None]
     assert rows[1]["context"] == {"earlier": "A room in Oslo For how many?"}
 
 

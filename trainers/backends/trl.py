@@ -66,7 +66,8 @@ class Trl:
                 model=model, args=arguments, data_collator=collate, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(lesson.base),
                 peft_config=None if lesson.whole or lesson.start else lora_of(lesson.recipe), callbacks=curriculum.callbacks(report, conditions),
             )  # fmt: skip
-            keep(train_on(trainer, lesson.folder), lesson.folder)
+            trained = train_on(trainer, lesson.folder)
+            keep(trained, lesson.folder, trainer.accelerator.get_state_dict(trained) if trainer.is_fsdp_enabled else None)
 
     def align(self, preferences: Preferences, report: Report, conditions: Conditions) -> None:
         """As the port says; the reference is the SFT adapter itself, which TRL keeps as a second, frozen one."""
@@ -95,6 +96,8 @@ class Curriculum:
         """For an SFTConfig."""
         recipe = lesson.recipe
         common = common_arguments(lesson.folder, recipe, self._batch, rows_on_a_cpu(mean(self._lengths)), conditions)
+        if lesson.whole and conditions.sharded:
+            common |= {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}}  # a unit a layer (Zhao et al. 2023, arXiv:2304.11277)
         return common | {"max_steps": self._steps, "learning_rate": recipe.learning_rate, "max_length": recipe.max_tokens}
 
     def callbacks(self, report: Report, conditions: Conditions) -> list[Any]:

@@ -13,7 +13,7 @@ from runtime.errors import SettingsError
 from runtime.project import Recipe
 from trainers.backends import Lesson, axolotl
 from trainers.backends.trl import Curriculum
-from trainers.conditions import ALONE, Conditions, check_backend
+from trainers.conditions import ALONE, Conditions, check_backend, check_sharded
 from trainers.progress import Moment
 
 RECIPE = Recipe(rank=8, alpha=16, batch_size=4, max_steps=25, epochs=9.0, max_tokens=64, learning_rate=2e-3, seed=7)
@@ -90,3 +90,17 @@ def test_a_backend_that_is_not_here_is_named_with_the_way_out(backend: str, way_
     monkeypatch.setattr("trainers.conditions.which", lambda _: None)
     with pytest.raises(SettingsError, match=rf"LOOM_RUN_BACKEND={backend}.*{way_out}"):
         check_backend(Conditions(backend=backend))
+
+
+@pytest.mark.parametrize(
+    ("conditions", "word"),
+    [
+        (Conditions(sharded=True), "needs LOOM_RUN_PROCESSES above 1"),
+        (Conditions(sharded=True, processes=2, backend="unsloth"), "LOOM_RUN_BACKEND=trl"),
+        (Conditions(sharded=True, processes=99), "99 processes need a GPU each, there are"),
+    ],
+)
+def test_weights_are_shared_by_processes_with_a_gpu_each(conditions: Conditions, word: str) -> None:
+    with pytest.raises(SettingsError, match=word):
+        check_sharded(conditions)
+    check_sharded(replace(conditions, sharded=False))

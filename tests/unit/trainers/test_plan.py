@@ -79,3 +79,9 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 def replace_steps(recipe: Recipe, steps: int) -> Recipe:
     return recipe.model_copy(update={"max_steps": steps})
+
+
+def test_of_weights_that_four_processes_share_each_holds_a_quarter(large: Shape) -> None:
+    alone, shared = (training(large, Recipe(), H100, 100, 200, 4, is_whole=True, shards=shards) for shards in (1, 4))
+    assert alone.memory_bytes - shared.memory_bytes == 16 * large.weights * 3 // 4
+    assert shared.memory_bytes < H100.memory_bytes < alone.memory_bytes
