@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runtime.tasks.fields import parse_fields, render_field
@@ -69,8 +69,15 @@ def _tool(declared: object) -> Tool:
         case {"name": str(name), "description": str(description), **rest} if re.fullmatch(TOOL_NAME, name) and rest.keys() <= {"parameters"}:
             parameters: Any = rest.get("parameters", {})
             check_parameters(parameters)
-            return Tool(name, description, parameters)
+            return in_order(Tool(name, description, parameters))
     raise ValueError('a tool that comes with a message is {"name", "description", "parameters"}')
+
+
+def in_order(tool: Tool) -> Tool:
+    """A tool that comes with a message, its arguments in alphabetical order: the keys of a JSON object have none, and what is recorded is sorted, so that training
+    would see another order than serving."""
+    parameters = {**tool.parameters, "properties": dict(sorted(tool.arguments.items()))} if "properties" in tool.parameters else tool.parameters
+    return replace(tool, parameters=parameters)
 
 
 def check_parameters(parameters: Any) -> None:
@@ -131,9 +138,9 @@ def signature(tool: Tool) -> str:
 
 
 def render_prompt(tools: Sequence[Tool], context: Mapping[str, str], message: str) -> Prompt:
-    """The prompt for `message` with `tools` on offer, in the order given, and `context` fields below them."""
+    """The prompt for `message` with `tools` on offer, in the order given, and `context` fields below them by their names' order: for a reason see `in_order`."""
     lines = ["tools:", *map(signature, tools), "context:"]
-    lines += [render_field(name, one_line(value)) for name, value in context.items()]
+    lines += [render_field(name, one_line(value)) for name, value in sorted(context.items())]
     return Prompt(system="\n".join(lines), user=one_line(message))
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
-from inference.service import once
-from runtime.tasks.samples import TaskSpec, ask, task_input
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.service import Offer, allowed, once
+from loom.labels import label_of
+from runtime.project import Adapter
+from runtime.tasks.grammar import grammar
+from runtime.tasks.samples import TaskSpec, ask, offered, render, task_input
+from runtime.tasks.tool import Tool
 from schemas.events import Result, ResultStatus
 
 
@@ -34,3 +42,23 @@ def test_a_chat_request_brings_the_turns_before_it() -> None:
 def test_a_history_of_another_form_is_refused(history: str) -> None:
     with pytest.raises(ValueError):
         ask(TaskSpec("chat"), task_input("chat", "And at most?", {"history": history}))
+
+
+BOOKING = {"to": {"type": "string"}, "beds": {"type": "integer"}, "arrival": {"type": "string"}, "class": {"type": "string", "enum": ["b", "a"]}}
+
+
+@given(st.permutations(list(BOOKING)), st.permutations(["user_id", "earlier", "city"]))
+def test_tools_that_come_with_a_message_are_asked_about_as_they_were_learned_in_whatever_order_their_json_is(arguments: list[str], fields: list[str]) -> None:
+    adapter = Adapter(task="tool", result="calls", teach=False)
+    parameters = {"type": "object", "properties": {name: BOOKING[name] for name in arguments}, "required": ["to", "arrival"]}
+    context = {name: f"{name} 7" for name in fields}
+    row = {"text": "to Oslo on May 3", "context": context, "tools": [{"name": "book", "description": "Book a room", "parameters": parameters}], "calls": [{"tool": "book", "to": "Oslo", "missing": ["arrival"]}]}
+    label = label_of(row, "house", adapter.spec, "")
+    learned, completion = render(adapter.spec, {"input": json.loads(label.input), "output": json.loads(label.output)})
+    served = task_input("tool", row["text"], context)
+    spec = allowed(adapter, None, Offer(tools=(Tool("book", "Book a room", parameters),)))
+    assert ask(spec, served) == learned
+    assert completion == "book\narrival= ?\nto= Oslo"
+    known, given_ = offered(adapter.spec, json.loads(label.input))
+    (asked,), (taught,) = ([line for line in grammar(*one).splitlines() if "= " in line and "root" in line] for one in ((spec, served), (known, given_)))
+    assert asked == taught
