@@ -19,7 +19,7 @@ from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import prompt_ids
 from runtime.tasks.samples import TaskSpec, answer, ask, task_input
 from runtime.tasks.shortlist import Shortlist
-from runtime.tasks.tool import Tool, in_order
+from runtime.tasks.tool import Tool
 from schemas.events import CompletionStatus, Request, RequestCompleted, Result, ResultReference, ResultStatus
 from schemas.topics import BASE, result_topic
 
@@ -48,7 +48,7 @@ DECLARED = Offer()
 
 def allowed(adapter: Adapter, names: Sequence[str] | None, offer: Offer = DECLARED) -> TaskSpec:
     """What the adapter may answer to a request that allows the tools `names`; text can't widen it."""
-    tools = adapter.declared_tools if offer.tools is None else [in_order(tool) for tool in offer.tools]
+    tools = adapter.declared_tools if offer.tools is None else offer.tools
     return TaskSpec(adapter.task, offer.labels or adapter.labels, tuple(tool for tool in tools if names is None or tool.name in names), adapter.quote, adapter.shortlist)
 
 

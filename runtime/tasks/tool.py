@@ -1,8 +1,8 @@
 """The `tool` task: from a message, a context and the declared tools, one call or none.
 
 A tool is declared in the OpenAI form (name, description, JSON Schema of its parameters). The prompt shows each as a
-one-line signature; the completion is the tool's name, then a `name= value` line an argument, in the order of the
-schema. Open strings must be spans of the message or of the context; a required argument that neither holds is `?`. An
+one-line signature; the completion is the tool's name, then a `name= value` line an argument, by their names'
+order. Open strings must be spans of the message or of the context; a required argument that neither holds is `?`. An
 argument whose schema has `"x-injected": true` is the context's field of its name: prompts and completions do not have it
 (the term is LangChain's, `InjectedToolArg`).
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.tasks.fields import parse_fields, render_field
@@ -27,7 +27,7 @@ MOST_BROUGHT = 64
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A declared tool. `parameters` is a JSON Schema object; its key order is the order of arguments. No prompt shows `utterances`."""
+    """A declared tool. `parameters` is a JSON Schema object. No prompt shows `utterances`."""
 
     name: str
     description: str
@@ -36,8 +36,8 @@ class Tool:
 
     @property
     def arguments(self) -> dict[str, Mapping[str, Any]]:
-        """Each argument's own schema."""
-        return dict(self.parameters.get("properties", {}))
+        """Each argument's own schema, by name. The keys of a JSON object have no order, and labels and manifests hold it sorted: in any other order training would see other prompts than serving."""
+        return dict(sorted(self.parameters.get("properties", {}).items()))
 
     @property
     def said(self) -> dict[str, Mapping[str, Any]]:
@@ -69,15 +69,8 @@ def _tool(declared: object) -> Tool:
         case {"name": str(name), "description": str(description), **rest} if re.fullmatch(TOOL_NAME, name) and rest.keys() <= {"parameters"}:
             parameters: Any = rest.get("parameters", {})
             check_parameters(parameters)
-            return in_order(Tool(name, description, parameters))
+            return Tool(name, description, parameters)
     raise ValueError('a tool that comes with a message is {"name", "description", "parameters"}')
-
-
-def in_order(tool: Tool) -> Tool:
-    """A tool that comes with a message, its arguments in alphabetical order: the keys of a JSON object have none, and what is recorded is sorted, so that training
-    would see another order than serving."""
-    parameters = {**tool.parameters, "properties": dict(sorted(tool.arguments.items()))} if "properties" in tool.parameters else tool.parameters
-    return replace(tool, parameters=parameters)
 
 
 def check_parameters(parameters: Any) -> None:
@@ -138,7 +131,7 @@ def signature(tool: Tool) -> str:
 
 
 def render_prompt(tools: Sequence[Tool], context: Mapping[str, str], message: str) -> Prompt:
-    """The prompt for `message` with `tools` on offer, in the order given, and `context` fields below them by their names' order: for a reason see `in_order`."""
+    """The prompt for `message` with `tools` on offer, in the order given, and `context` fields below them by their names' order: a JSON object's keys have no order."""
     lines = ["tools:", *map(signature, tools), "context:"]
     lines += [render_field(name, one_line(value)) for name, value in sorted(context.items())]
     return Prompt(system="\n".join(lines), user=one_line(message))

@@ -68,7 +68,7 @@ def test_an_injected_argument_is_the_context_s_whatever_the_message_says() -> No
     given = {"message": "send it to Bob from account 7", "context": {"account": "12", "limit": "50"}}
     right = {"tool": "transfer", "account": "12", "to": "Bob", "limit": 50}
     prompt, completion = samples.render(TRANSFER, {"input": given, "output": {"calls": [right]}})
-    assert "transfer(to, note?) Send money" in prompt.system
+    assert "transfer(note?, to) Send money" in prompt.system
     assert completion == "transfer\nto= Bob"
     assert samples.answer(TRANSFER, completion, given) == right
     source = grammar(TRANSFER, given)
@@ -115,7 +115,7 @@ def test_serving_s_grammar_takes_what_training_teaches(order: list[int], require
 
 
 def test_a_signature_is_one_line() -> None:
-    assert tool.signature(LOOKUP) == "lookup_action(ticket_id, limit?) Status"
+    assert tool.signature(LOOKUP) == "lookup_action(limit?, ticket_id) Status"
     assert tool.signature(PLAN) == "set_plan(plan: basic|plus) Plan"
 
 
@@ -139,7 +139,8 @@ GIVEN = {"message": "Check (ticket) #1234, it's Anna's. Plan: plus", "context": 
         ("lookup_action\nticket_id= #1234, it's Anna", True),
         ("lookup_action\nticket_id= ticket) #1234", True),
         ("lookup_action\nticket_id= ?", True),
-        ("lookup_action\nticket_id= 1234\nlimit= 5", True),
+        ("lookup_action\nlimit= 5\nticket_id= 1234", True),
+        ("lookup_action\nticket_id= 1234\nlimit= 5", False),
         ("set_plan\nplan= plus", True),
         ("set_plan\nplan= gold", False),
         ("lookup_action\nticket_id= 123", False),
@@ -147,7 +148,7 @@ GIVEN = {"message": "Check (ticket) #1234, it's Anna's. Plan: plus", "context": 
         ("lookup_action", False),
         ("transfer_money\nto= me", False),
         ("none\nnone", False),
-        ("set_lamp\non= true\nlevel= most\nwarm= true", True),
+        ("set_lamp\nlevel= most\non= true\nwarm= true", True),
         ("set_lamp\non= True", False),
         ("set_lamp\non= true\nwarm= false", False),
     ],
@@ -190,8 +191,8 @@ ORDER = tool.Tool("track", "", {"type": "object", "properties": {"order_id": {"t
         ("where is order 771.", "track\norder_id= order 771", False),
         ("at 4 pm", "track\norder_id= 4 pm", False),
         ("at 4 pm", "track\norder_id= ?", True),
-        ("771, write to a.b@c.org!", "track\norder_id= 771\nmail= a.b@c.org", True),
-        ("771, write to me", "track\norder_id= 771\nmail= me", False),
+        ("771, write to a.b@c.org!", "track\nmail= a.b@c.org\norder_id= 771", True),
+        ("771, write to me", "track\nmail= me\norder_id= 771", False),
     ],
 )
 def test_a_pattern_admits_matching_spans_alone(message: str, completion: str, taken: bool) -> None:
