@@ -94,7 +94,7 @@ def _ask(client: OpenAI, judge: LlmJudge, prompt: str) -> tuple[float | None, fl
     try:
         reply = client.chat.completions.create(model=judge.model, messages=[{"role": "user", "content": prompt}], temperature=0.0, max_tokens=REPLY_TOKENS, response_format=FORM)  # type: ignore[call-overload]
     except (BadRequestError, UnprocessableEntityError) as error:
-        log.warning("judge.refused", judge=judge.model, error=str(error))
+        log.warning("judge.refused", judge=judge.model, status=error.status_code)  # its words may hold the text
         return None, 0.0
     except OpenAIError as error:
         raise Transient(f"judge {judge}: {type(error).__name__}: {error}") from error
