@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from shutil import which
 
@@ -19,11 +19,8 @@ class LlmJudge:
 
     url: str
     model: str
-    key: str
+    key: str = field(repr=False)
     limits: TeacherLimits
-
-    def __repr__(self) -> str:
-        return f"{self.model} at {self.url}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def judged(judge: LlmJudge, asked: Sequence[Asked], said: Sequence[Any]) -> Judg
     shown = [(one, got) for one, got in zip(asked, said, strict=True) if not isinstance(got, Invalid)]
     client = OpenAI(base_url=judge.url, api_key=judge.key or "none", timeout=judge.limits.timeout_seconds, max_retries=0)
     with client, ThreadPoolExecutor(judge.limits.concurrency) as pool:
-        replies = list(pool.map(lambda pair: _patiently(client, judge, question(*pair)), shown))
+        replies = list(pool.map(lambda pair: _ask(client, judge, question(*pair)), shown))
     scores = [score for score, _ in replies if score is not None]
     if len(scores) < len(replies):
         log.warning("judge.unread", judge=judge.model, answers=len(replies), unread=len(replies) - len(scores))
@@ -80,15 +80,9 @@ def read_score(reply: str | None) -> float | None:
     return None
 
 
-def _patiently(client: OpenAI, judge: LlmJudge, prompt: str) -> tuple[float | None, float]:
-    """Score and price of one answer; asked again, with jitter, as long as the endpoint fails."""
-    for attempt in stamina.retry_context(on=Transient, attempts=None, timeout=None, wait_initial=0.5, wait_max=15.0):
-        with attempt:
-            return _ask(client, judge, prompt)
-    raise AssertionError("stamina ends only by a return or an error")
-
-
+@stamina.retry(on=Transient, attempts=None, timeout=None, wait_initial=0.5, wait_max=15.0)
 def _ask(client: OpenAI, judge: LlmJudge, prompt: str) -> tuple[float | None, float]:
+    """Score and price of one answer; asked again, with jitter, as long as the endpoint fails."""
     from openai import BadRequestError, OpenAIError, UnprocessableEntityError
 
     try:
@@ -97,6 +91,6 @@ def _ask(client: OpenAI, judge: LlmJudge, prompt: str) -> tuple[float | None, fl
         log.warning("judge.refused", judge=judge.model, status=error.status_code)  # its words may hold the text
         return None, 0.0
     except OpenAIError as error:
-        raise Transient(f"judge {judge}: {type(error).__name__}: {error}") from error
+        raise Transient(f"judge {judge.model}: {type(error).__name__}: {error}") from error
     usd = (reply.usage.prompt_tokens * judge.limits.usd_per_million_input + reply.usage.completion_tokens * judge.limits.usd_per_million_output) / 1e6 if reply.usage else 0.0
     return read_score(reply.choices[0].message.content), usd

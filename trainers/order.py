@@ -29,9 +29,9 @@ def drawn(weights: Sequence[float], seed: int) -> list[int]:
     step = sum(weights) / max(1, len(weights))
     if not step:
         return list(range(len(weights)))
-    marks = random.Random(seed).random()
+    offset = random.Random(seed).random()
     ends = [end / step for end in accumulate(weights)]
-    return [place for place, (first, last) in enumerate(pairwise([0.0, *ends[:-1], float(len(weights))])) for _ in range(math.ceil(last - marks) - math.ceil(first - marks))]
+    return [place for place, (first, last) in enumerate(pairwise([0.0, *ends[:-1], float(len(weights))])) for _ in range(math.ceil(last - offset) - math.ceil(first - offset))]
 
 
 def tokens_of_steps(order: Sequence[int], lengths: Sequence[int], batch: int) -> list[int]:
