@@ -11,21 +11,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import stamina
 import structlog
 
 from runtime.errors import Transient
+from runtime.grades import BEST, GRADE, share
 from trainers.conditions import LlmJudge
 from trainers.evaluate import Asked, Invalid
+from trainers.patience import patient
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
 log = structlog.get_logger()
-BEST, REPLY_TOKENS = 5, 64
+REPLY_TOKENS = 64
 FORM = {
     "type": "json_schema",
-    "json_schema": {"name": "score", "schema": {"type": "object", "properties": {"score": {"type": "integer", "minimum": 1, "maximum": BEST}}, "required": ["score"], "additionalProperties": False}},
+    "json_schema": {"name": "score", "schema": {"type": "object", "properties": {"score": GRADE}, "required": ["score"], "additionalProperties": False}},
 }
 
 
@@ -73,14 +74,14 @@ def read_score(reply: str | None) -> float | None:
     """The score in a reply, 0 to 1; None where there is none. Pure."""
     try:
         match json.loads(reply or ""):
-            case {"score": int(score)} if 1 <= score <= BEST:
-                return (score - 1) / (BEST - 1)
+            case {"score": grade}:
+                return share(grade)
     except ValueError:
         pass
     return None
 
 
-@stamina.retry(on=Transient, attempts=None, timeout=None, wait_initial=0.5, wait_max=15.0)
+@patient(Transient)
 def _ask(client: OpenAI, judge: LlmJudge, prompt: str) -> tuple[float | None, float]:
     """Score and price of one answer; asked again, with jitter, as long as the endpoint fails."""
     from openai import BadRequestError, OpenAIError, UnprocessableEntityError

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import stamina
 import structlog
 from aiokafka.errors import KafkaConnectionError
 
@@ -33,6 +32,7 @@ from trainers.card import card
 from trainers.conditions import ALONE, Conditions
 from trainers.gate import Verdict
 from trainers.memory import is_out_of_memory
+from trainers.patience import patient
 from trainers.progress import Report
 from trainers.snapshot import Manifest, Row, dataset_sha256, example_ids, needed, open_rows, read_ranges, trainable
 
@@ -148,12 +148,10 @@ def fetched(spec: RunSpec, version: AdapterVersion) -> Path:
     return _patiently(lambda: fetch(version, Objects(spec.objects), spec.scratch / VERSIONS, spec.keys))
 
 
+@patient(KafkaConnectionError, *DEPENDENCY_DOWN)
 def _patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """What the coroutine of `work` returns; a dependency that fails is asked again, with jitter, as long as it takes."""
-    for attempt in stamina.retry_context(on=(KafkaConnectionError, *DEPENDENCY_DOWN), attempts=None, timeout=None, wait_initial=0.5, wait_max=15.0):
-        with attempt:
-            return asyncio.run(work())
-    raise AssertionError("stamina ends only by a return or an error")
+    """What the coroutine of `work` returns."""
+    return asyncio.run(work())
 
 
 async def _rows(spec: RunSpec) -> list[Row]:

@@ -163,14 +163,15 @@ def _tool(spec: TaskSpec, given: Body, wanted: Body, rng: random.Random | None) 
     context = given.get("context", {})
     completion = tool.render_call(call, spec.tools)
     parsed = tool.parse_call(completion, spec.tools, context)
+    assert parsed is not None  # only `NO_TOOL` is none
     haystack = one_line(" ".join([given["message"], *context.values()]))
     declared = next(t for t in spec.tools if t.name == call.tool)
-    for name, value in parsed.arguments.items() if parsed else ():
+    for name, value in parsed.arguments.items():
         schema = declared.arguments[name]
         if schema.get("type", "string") == "string" and "enum" not in schema and one_line(str(value)) not in haystack:
             raise ValueError(f"{name} is {value!r}, which is no span of the message or of the context")
     for name in declared.arguments.keys() - declared.said.keys():
-        known = parsed.arguments.get(name) if parsed else None
+        known = parsed.arguments.get(name)
         if arguments.get(name) != known or (known is None and name in declared.required and name not in call.missing):
             raise ValueError(f"{name} is injected: " + (f"it is {known!r}, as in the context" if name in context else "the context does not have it, so it is missing"))
     return ask(spec, given, rng), completion

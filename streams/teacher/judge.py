@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from runtime.grades import BEST, GRADE, share
 from runtime.ids import canonical_json
 from runtime.project import Adapter
 from streams.teacher.asks import Ask, Assignment, Row, record
-
-BEST = 5
 
 
 class Scores(Ask):
@@ -33,7 +32,7 @@ Examples:
 Reply with JSON and nothing else, a score for each example in order: {{"scores": [{{"score": {BEST}}}]}}"""
 
     def row_schema(self, adapter: Adapter) -> dict[str, Any]:
-        return record({"score": {"type": "integer", "minimum": 1, "maximum": BEST}})
+        return record({"score": GRADE})
 
     def count(self, assignment: Assignment) -> tuple[int, int]:
         return len(assignment.examples), len(assignment.examples)
@@ -41,7 +40,5 @@ Reply with JSON and nothing else, a score for each example in order: {{"scores":
 
 def shares(rows: Sequence[Row], count: int) -> list[float] | None:
     """The scores of `count` examples, 0 to 1; None where there are others, or so many that it is not known whose."""
-    scores = [row["score"] for row in rows]
-    if len(scores) != count or not all(isinstance(score, int) and 1 <= score <= BEST for score in scores):
-        return None
-    return [(score - 1) / (BEST - 1) for score in scores]
+    scores = [score for row in rows if (score := share(row["score"])) is not None]
+    return scores if len(scores) == len(rows) == count else None
