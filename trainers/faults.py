@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime.tasks.prompt import one_line
-from runtime.tasks.tool import is_same
 
 if TYPE_CHECKING:
     from trainers.evaluate import Asked
@@ -35,10 +34,13 @@ def _of_calls(asked: Sequence[Asked], said: Sequence[Any], each: Sequence[float]
 
 
 def is_bad(got: Any, wanted: Call | None) -> bool:
-    """Whether a call would do what nobody asked for: none fits, or of the right tool with another argument than wanted, also one that nobody gave."""
+    """Whether a call would do what nobody asked for: none fits, or of the right tool with an argument that is another than wanted, or is missing.
+
+    One that only lacks an argument is wrong, but not bad: whoever carries it out asks for what it lacks.
+    """
     if not isinstance(got, Mapping):
         return False
-    return wanted is None or (got["tool"] == wanted["tool"] and not is_same(got, wanted))
+    return wanted is None or (got["tool"] == wanted["tool"] and any(value != wanted.get(name) for name, value in got.items() if name not in NOT_ARGUMENTS))
 
 
 def invented_arguments(call: Call, one: Asked) -> list[str]:

@@ -88,40 +88,37 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
         single, paired = (_corrections_often(part) for part in (single, paired))
     learnt = offers(spec, single, shortlist)
     model = sft.train(base, tokens_of(learnt, tokenizer, recipe.seed), recipe, folder / SFT, report, conditions, start)
-    candidate, alone = examiner.scores(model), examiner.alone(model)
-    serving: Scores | None = None
-    metrics: dict[str, float] = {}
-    pairs = [(one, _pair(one.spec, one.row, tokenizer, recipe.seed)) for one in offers(spec, sorted(paired, key=lambda row: not row.is_correction), shortlist)]
-    if adapter.dpo and not amends:
-        mistakes = own_mistakes(model, tokenizer, learnt, adapter.dpo.own_answers, recipe.seed)[: adapter.dpo.max_pairs // 2]
-        metrics["own_mistakes"] = float(len(mistakes))
-        pairs = pairs[: adapter.dpo.max_pairs - len(mistakes)] + mistakes
-    if earlier.live:
-        model = with_adapter(base, earlier.live)
-        serving = examiner.scores(model)
+    made, alone = {SFT: examiner.scores(model)}, examiner.alone(model)
+    own = own_mistakes(model, tokenizer, learnt, adapter.dpo.own_answers, recipe.seed)[: adapter.dpo.max_pairs // 2] if adapter.dpo and not amends else []
     del model
-    chosen = SFT
-    if adapter.dpo and pairs:
-        give_memory_back()
-        aligned = dpo.align(base, folder / SFT, as_declared(pairs, adapter.dpo, recipe.seed), recipe, adapter.dpo, folder / DPO, report, conditions)
-        give_memory_back()
-        after = examiner.scores(aligned)
-        metrics |= {f"{kind}_{name}": value for kind, made in ((SFT, candidate), (DPO, after)) for name, value in {made.whole.metric: made.whole.score, **made.whole.parts}.items()}
-        metrics["pairs"] = float(len(pairs))
-        if after.whole.score >= candidate.whole.score:
-            candidate, chosen = after, DPO
-        del aligned
+    serving = examiner.scores(with_adapter(base, earlier.live)) if earlier.live else None
+    metrics: dict[str, float] = {}
+    if adapter.dpo:
+        given = [(one, _pair(one.spec, one.row, tokenizer, recipe.seed)) for one in offers(spec, sorted(paired, key=lambda row: not row.is_correction), shortlist)]
+        pairs = given[: adapter.dpo.max_pairs - len(own)] + own
+        metrics |= {"pairs": float(len(pairs)), "own_mistakes": float(len(own))}
+        if pairs:
+            give_memory_back()
+            made[DPO] = examiner.scores(dpo.align(base, folder / SFT, as_declared(pairs, adapter.dpo, recipe.seed), recipe, adapter.dpo, folder / DPO, report, conditions))
+            give_memory_back()
+            metrics |= {f"{kind}_{name}": value for kind, scores in made.items() for name, value in {scores.whole.metric: scores.whole.score, **scores.whole.parts}.items()}
+    chosen = max(reversed(made), key=lambda kind: made[kind].whole.score)  # where both are as good, the aligned one
     for name in ADAPTER_FILES:
         if (folder / chosen / name).exists():
             shutil.copy(folder / chosen / name, folder / name)
-    if adapter.gate.judged and conditions.judge:
-        verdicts = judged(conditions.judge, examiner.held_out.asked[: adapter.gate.judged], candidate.said[: adapter.gate.judged])
-        candidate = replace(candidate, judge_score=verdicts.mean)
-        metrics |= {"judged": float(len(verdicts.scores)), "judge_usd": verdicts.usd}
+    candidate, graded = _graded(adapter, made[chosen], examiner, conditions)
     rivals = Rivals(alone, serving, examiner.best_on_anchors(earlier, serving))
     verdict = judge(adapter.gate, candidate, rivals, (folder / ADAPTER_FILES[0]).stat().st_size, floor_only=floor_only)
-    metrics |= _metrics(candidate, rivals) | verdict.numbers | {"teacher_usd": sum(row.teacher_usd for row in rows)}
+    metrics |= graded | _metrics(candidate, rivals) | verdict.numbers | {"teacher_usd": sum(row.teacher_usd for row in rows)}
     return Made(ADAPTER_FILES, metrics, verdict)
+
+
+def _graded(adapter: Adapter, candidate: Scores, examiner: _Examiner, conditions: Conditions) -> tuple[Scores, dict[str, float]]:
+    """The candidate with what a large model makes of its answers, where the gate asks one; and what that took."""
+    if not adapter.gate.judged or not conditions.judge:
+        return candidate, {}
+    verdicts = judged(conditions.judge, examiner.held_out.asked[: adapter.gate.judged], candidate.said[: adapter.gate.judged])
+    return replace(candidate, judge_score=verdicts.mean), {"judged": float(len(verdicts.scores)), "judge_usd": verdicts.usd}
 
 
 def as_declared(pairs: Sequence[tuple[Asked, Pair]], declared: Dpo, seed: int) -> list[Pair]:

@@ -35,14 +35,16 @@ def chat_asked(passage: str) -> Asked:
         (KITCHEN, None, True),
         ({"tool": "heat", "room": "big kitchen"}, KITCHEN, True),
         (KITCHEN, {"tool": "heat", "missing": ["room"]}, True),
-        ({"tool": "heat", "missing": ["room"]}, KITCHEN, True),
+        ({"tool": "heat", "missing": ["room"]}, KITCHEN, False),
+        (KITCHEN, {**KITCHEN, "days": 3}, False),
+        ({**KITCHEN, "days": 3}, KITCHEN, True),
         ({"tool": "heat", "missing": ["room", "days"]}, {"tool": "heat", "missing": ["days", "room"]}, False),
         ({"tool": "other"}, KITCHEN, False),
         (None, KITCHEN, False),
         (None, None, False),
         (Invalid(), None, False),
     ],
-    ids=["right", "none fits", "a wrong span", "filled what is missing", "asks for what is given", "what is missing in another order", "another tool", "no call", "rightly none", "can't be read"],
+    ids=["right", "none fits", "a wrong span", "filled what is missing", "asks for what is given", "leaves out what is given", "fills what nobody gave", "what is missing in another order", "another tool", "no call", "rightly none", "can't be read"],
 )
 def test_a_bad_call_does_what_nobody_asked_for(got: Any, wanted: Any, bad: bool) -> None:
     assert is_bad(got, wanted) is bad
