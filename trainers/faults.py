@@ -34,7 +34,7 @@ def _of_calls(asked: Sequence[Asked], said: Sequence[Any], each: Sequence[float]
 
 
 def is_bad(got: Any, wanted: Call | None) -> bool:
-    """Whether a call would do what nobody asked for: none fits, or of the right tool with an argument that is another than wanted, or is missing.
+    """Whether a call would do what nobody asked for: none fits, or it is of the right tool with a value that is not wanted, also where none is.
 
     One that only lacks an argument is wrong, but not bad: whoever carries it out asks for what it lacks.
     """
