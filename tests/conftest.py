@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 os.environ.update(DO_NOT_TRACK="true", SCARF_NO_ANALYTICS="true", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as make and the workers have it: trainings beside other work take several times as long without
 
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from loom.embedded.postgres import EmbeddedPostgres
