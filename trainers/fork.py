@@ -95,7 +95,7 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
     metrics: dict[str, float] = {}
     if adapter.dpo:
         given = [(one, _pair(one.spec, one.row, tokenizer, recipe.seed)) for one in offers(spec, sorted(paired, key=lambda row: not row.is_correction), shortlist)]
-        pairs = given if amends else given[: adapter.dpo.max_pairs - len(own)] + own  # `amendment` has drawn its own
+        pairs = given if amends else given[: adapter.dpo.max_pairs - len(own)] + own  # what `amendment` drew is bounded already
         metrics |= {"pairs": float(len(pairs)), "own_mistakes": float(len(own))}
         if pairs:
             give_memory_back()
