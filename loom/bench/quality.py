@@ -10,8 +10,21 @@ from typing import Any
 
 import httpx
 
-from loom.bench.scores import Score, constant, minilm_head, paired, share, tfidf
-from loom.bench.whole import MODE, Whole
+from loom.bench.baselines import (
+    MINILM,
+    TFIDF,
+    constant,
+    entities_by_minilm,
+    entities_by_tfidf,
+    minilm_head,
+    nearest_by_minilm,
+    nearest_by_tfidf,
+    tfidf,
+    tools_by_minilm,
+    tools_by_tfidf,
+)
+from loom.bench.scores import Score, paired, share
+from loom.bench.whole import Whole
 from runtime.encoder import minilm
 from runtime.errors import SettingsError
 from runtime.tasks.chat import sentences
@@ -22,7 +35,7 @@ from runtime.tasks.tool import is_same
 from trainers.evaluate import entity_f1, macro_f1, spans, token_f1
 from trainers.faults import ast_match
 
-PARALLEL = 8
+PARALLEL = 32
 NO_CALL = "no call"
 CONTEXT = {"user_id": "current"}
 """What comes with a message that says nothing else, as over HTTP."""
@@ -101,10 +114,10 @@ async def labels(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names:
     if train:
         made["constant"] = constant([row["label"] for row in train], len(rows))
         known, asked = ([row["text"] for row in part] for part in (train, rows))
-        made["TF-IDF"] = tfidf(known, [row["label"] for row in train], asked)
-        made["linear head on MiniLM"] = await asyncio.to_thread(minilm_head, known, [row["label"] for row in train], asked)
+        made[TFIDF] = await asyncio.to_thread(tfidf, known, [row["label"] for row in train], asked)
+        made[MINILM] = await asyncio.to_thread(minilm_head, known, [row["label"] for row in train], asked)
         if whole and choices == names.labels:
-            made[MODE] = await asyncio.to_thread(whole.answers, names.classifier, train, [{**row, "label": label} for row, label in zip(rows, wanted, strict=True)])
+            made |= await asyncio.to_thread(whole.answers, names.classifier, train, [{**row, "label": label} for row, label in zip(rows, wanted, strict=True)])
     hits = {mode: [a == w for a, w in zip(answers, wanted, strict=True)] for mode, answers in made.items()}
     scores = [share("label is right", mode, right) for mode, right in hits.items()]
     scores += [Score("label macro-F1", mode, macro_f1(answers, wanted), None, None, len(rows)) for mode, answers in made.items()]
@@ -151,9 +164,9 @@ async def calls(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: 
         scores.append(share("out of scope is kept from it", "router alone", [not routed[id(row)] for row in outside]))
         if several := [row for row in rows if len(row["calls"]) > 1]:
             scores.append(share("all calls of two intents", "router and adapter", [[r["output"] for r in routed[id(row)] if r["output"]] == row["calls"] for row in several]))
-        made |= _baselines(both, known)
+    made |= await asyncio.to_thread(_baselines, both, known)
     if whole and known:
-        made[MODE] = await asyncio.to_thread(whole.answers, names.tool, known, both)
+        made |= await asyncio.to_thread(whole.answers, names.tool, known, both)
     return scores + _judged(made, both, len(single))
 
 
@@ -163,12 +176,16 @@ def _only(found: Sequence[Any]) -> Any:
 
 
 def _baselines(rows: Sequence[Row], train: Sequence[Row]) -> dict[str, list[Any]]:
-    """Calls without arguments: the commonest tool, and those of linear models."""
+    """Calls without arguments, since linear models copy none: the commonest tool, and what they choose of the declared ones or of those that a row brings."""
     if not train:
         return {}
+    if any("tools" in row for row in rows):
+        taught = [row for row in train if "tools" in row]
+        chosen = {TFIDF: tools_by_tfidf(taught, rows), MINILM: tools_by_minilm(taught, rows)} if all("tools" in row for row in rows) else {}
+        return {mode: [name and {"tool": name} for name in found] for mode, found in chosen.items()}
     names = [row["calls"][0]["tool"] if row["calls"] else NO_CALL for row in train]
     known, asked = ([row["text"] for row in part] for part in (train, rows))
-    guesses = {"constant": constant(names, len(rows)), "TF-IDF": tfidf(known, names, asked), "linear head on MiniLM": minilm_head(known, names, asked)}
+    guesses = {"constant": constant(names, len(rows)), TFIDF: tfidf(known, names, asked), MINILM: minilm_head(known, names, asked)}
     return {mode: [None if name == NO_CALL else {"tool": name} for name in found] for mode, found in guesses.items()}
 
 
@@ -197,9 +214,12 @@ async def entities(asker: Asker, rows: Sequence[Row], train: Sequence[Row], name
     offer = {} if types <= set(names.types) else {"labels": sorted(types)}
     made = {mode: [a or [] for a in await asker.one(adapter, rows, lambda _: offer)] for mode, adapter in (("adapter alone", names.entities), ("base alone", f"{names.entities}@base"))}
     known = [row for row in train if "entities" in row]
+    if known and not offer:
+        for mode, model in ((TFIDF, entities_by_tfidf), (MINILM, entities_by_minilm)):
+            made[mode] = [[e | {"label": spell.get(e["label"], e["label"])} for e in found] for found in await asyncio.to_thread(model, known, rows)]
     if whole and known and not offer:
         spelled = [{**row, "entities": [e | {"label": spell[e["label"]]} for e in row["entities"]]} for row in rows]
-        made[MODE] = [a or [] for a in await asyncio.to_thread(whole.answers, names.entities, known, spelled)]
+        made |= {mode: [a or [] for a in found] for mode, found in (await asyncio.to_thread(whole.answers, names.entities, known, spelled)).items()}
     exact = {mode: [spans(a) == spans(w) for a, w in zip(answers, wanted, strict=True)] for mode, answers in made.items()}
     scores = [Score("entity F1", mode, entity_f1(answers, wanted), None, None, len(rows)) for mode, answers in made.items()]
     scores += [share("all entities right", mode, right) for mode, right in exact.items()]
@@ -221,8 +241,10 @@ async def answers(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names
         made["most words shared"] = [_most_shared(row["text"], sentences(row["passage"])) for row in rows]
         made["nearest by MiniLM"] = await asyncio.to_thread(_nearest, rows)
     known = [row for row in train if "answer" in row]
+    if known and not any("passage" in row for row in rows):
+        made["answer of the nearest, by TF-IDF"], made["answer of the nearest, by MiniLM"] = nearest_by_tfidf(known, rows), await asyncio.to_thread(nearest_by_minilm, known, rows)
     if whole and known:
-        made[MODE] = [a or "" for a in await asyncio.to_thread(whole.answers, names.chat, known, rows)]
+        made |= {mode: [a or "" for a in found] for mode, found in (await asyncio.to_thread(whole.answers, names.chat, known, rows)).items()}
     overlap = {mode: [token_f1(got, row["answer"]) for got, row in zip(found, rows, strict=True)] for mode, found in made.items()}
     right = {mode: [value >= NEARLY for value in values] for mode, values in overlap.items()}
     scores = [Score("answer, overlap of words", mode, sum(values) / len(values), None, None, len(rows)) for mode, values in overlap.items()]

@@ -1,10 +1,9 @@
-"""Scores with intervals, paired comparisons, and the baselines that an adapter must beat."""
+"""Scores with intervals, paired comparisons, and the rows that are asked."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 from loom.bench.compare import Row
 from loom.labels import numbered_lines, row_of
-from runtime.encoder import minilm
 from runtime.errors import SettingsError
 
 Z = 1.96
@@ -102,29 +100,3 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
 def _row(given: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any] | None:
     text = given.get("text") or given.get("message")
     return {"text": text, **{name: given[name] for name in ("context", "tools") if name in given}, **wanted} if text else None
-
-
-def constant(train: Sequence[str], count: int) -> list[str]:
-    """The commonest of `train`, `count` times."""
-    return [Counter(train).most_common(1)[0][0]] * count
-
-
-def tfidf(texts: Sequence[str], labels: Sequence[str], asked: Sequence[str]) -> list[str]:
-    """The labels of `asked` by a linear model on TF-IDF of words and character n-grams, trained on `texts`."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_union
-
-    features = make_union(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True))
-    return _linear(features.fit_transform(list(texts)), labels, features.transform(list(asked)))
-
-
-def minilm_head(texts: Sequence[str], labels: Sequence[str], asked: Sequence[str]) -> list[str]:
-    """The labels of `asked` by a linear model on MiniLM's vectors, trained on `texts`."""
-    return _linear(minilm().encode(texts), labels, minilm().encode(asked))
-
-
-def _linear(known: Any, labels: Sequence[str], asked: Any) -> list[str]:
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=10.0, max_iter=1000).fit(known, list(labels))
-    return [str(label) for label in model.predict(asked)]

@@ -14,7 +14,7 @@ import pytest
 
 from loom.bench import train
 from loom.bench.dedup import accuracy, editions, judged, shares, store
-from loom.bench.whole import Whole
+from loom.bench.whole import EVERY, SAME, Whole
 from runtime.errors import SettingsError
 from runtime.project import load_project
 from streams.cut import token_counter
@@ -103,7 +103,7 @@ def test_neither_side_of_the_training_benchmark_learns_prompts(side: Callable[..
     assert after[0] > 0.8 * before[0]
 
 
-def test_all_weights_learn_what_an_adapter_would() -> None:
+def test_all_weights_learn_what_an_adapter_learns_of_the_same_rows() -> None:
     project = load_project(ROOT / "examples/pebblewire/loom.toml")
     adapter = project.adapters["classifier"]
     quick = adapter.model_copy(update={"recipe": adapter.recipe.model_copy(update={"max_steps": 30, "epochs": 9.0, "learning_rate": 5e-3})})
@@ -111,8 +111,10 @@ def test_all_weights_learn_what_an_adapter_would() -> None:
     rows = [{"text": text.format(f"thing {i}"), "label": label} for label, text in texts.items() for i in range(40)]
     whole = Whole(project.model_copy(update={"adapters": {"classifier": quick}}))
     said = whole.answers("classifier", [row for i, row in enumerate(rows) if i % 4], rows[::4])
-    assert sum(answer == row["label"] for answer, row in zip(said, rows[::4], strict=True)) >= 27
-    assert [(score.what, score.count) for score in whole.scores] == [("training of classifier, s", 90), ("training of classifier, MiB", 90)]
+    assert list(said) == [SAME, EVERY]
+    for mode, answers in said.items():
+        assert sum(answer == row["label"] for answer, row in zip(answers, rows[::4], strict=True)) >= 27, mode
+    assert [(score.what, score.mode, score.count) for score in whole.scores] == [(f"training of classifier, {unit}", mode, 90) for mode in (SAME, EVERY) for unit in ("s", "MiB")]
     with pytest.raises(SettingsError, match="a row is none of adapter classifier"):
         whole.answers("classifier", [{"text": "hi", "label": "ODD"}], [])
 
