@@ -101,16 +101,25 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
             give_memory_back()
             made[DPO] = examiner.scores(dpo.align(base, folder / SFT, as_declared(pairs, adapter.dpo, recipe.seed), recipe, adapter.dpo, folder / DPO, report, conditions))
             give_memory_back()
-            metrics |= {f"{kind}_{name}": value for kind, scores in made.items() for name, value in {scores.whole.metric: scores.whole.score, **scores.whole.parts}.items()}
-    chosen = max(reversed(made), key=lambda kind: made[kind].whole.score)  # where both are as good, the aligned one
-    for name in ADAPTER_FILES:
-        if (folder / chosen / name).exists():
-            shutil.copy(folder / chosen / name, folder / name)
-    candidate, graded = _graded(adapter, made[chosen], examiner, conditions)
+            metrics |= _side_by_side(made)
+    candidate, graded = _graded(adapter, _better(made, folder), examiner, conditions)
     rivals = Rivals(alone, serving, examiner.best_on_anchors(earlier, serving))
     verdict = judge(adapter.gate, candidate, rivals, (folder / ADAPTER_FILES[0]).stat().st_size, floor_only=floor_only)
     metrics |= graded | _metrics(candidate, rivals) | verdict.numbers | {"teacher_usd": sum(row.teacher_usd for row in rows)}
     return Made(ADAPTER_FILES, metrics, verdict)
+
+
+def _better(made: Mapping[str, Scores], folder: Path) -> Scores:
+    """Of what was made in `folder` the one that scores best, whose files become the run's; where both are as good, the aligned one."""
+    chosen = max(reversed(list(made)), key=lambda kind: made[kind].whole.score)
+    for name in ADAPTER_FILES:
+        if (folder / chosen / name).exists():
+            shutil.copy(folder / chosen / name, folder / name)
+    return made[chosen]
+
+
+def _side_by_side(made: Mapping[str, Scores]) -> dict[str, float]:
+    return {f"{kind}_{name}": value for kind, scores in made.items() for name, value in {scores.whole.metric: scores.whole.score, **scores.whole.parts}.items()}
 
 
 def _graded(adapter: Adapter, candidate: Scores, examiner: _Examiner, conditions: Conditions) -> tuple[Scores, dict[str, float]]:
