@@ -58,11 +58,12 @@ def check_files(version: AdapterVersion, folder: Path, base_name: str) -> None:
 
 
 def has_effect(base: dict[int, float], again: dict[int, float], adapted: dict[int, float]) -> bool:
-    """Whether an adapter moves the log probabilities well beyond the base's own noise."""
+    """Whether an adapter moves the log probabilities of the likeliest tokens well beyond the base's own noise, which other requests of the same batch make."""
     noise = _distance(base, again)
     return _distance(base, adapted) > max(EFFECT_OVER_NOISE * noise, 1e-3)
 
 
 def _distance(a: dict[int, float], b: dict[int, float]) -> float:
-    shared = a.keys() & b.keys()
-    return max((abs(a[t] - b[t]) for t in shared), default=float("inf")) if len(shared) == len(a) else float("inf")
+    """How far one token's log probability is from one to the other at least: one that is not among the likeliest is no likelier than the last of them."""
+    last_a, last_b = min(a.values()), min(b.values())
+    return max(abs(a[token] - b[token]) if token in a and token in b else a[token] - last_b if token in a else b[token] - last_a for token in a.keys() | b.keys())

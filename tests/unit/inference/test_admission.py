@@ -96,3 +96,10 @@ def test_effect_is_measured_against_the_base_s_own_noise() -> None:
     assert not has_effect(base, {1: -0.11, 2: -2.0}, {1: -0.15, 2: -2.0})
     assert has_effect(base, base, {1: -0.9, 2: -1.0})
     assert has_effect(base, base, {3: -0.1, 4: -2.0})
+
+
+def test_the_likeliest_tokens_may_change_by_noise() -> None:
+    base, again = {1: -0.1, 2: -3.0, 3: -5.001}, {1: -0.1, 2: -3.0, 4: -5.0}
+    assert has_effect(base, again, {1: -0.5, 2: -2.0, 3: -4.0})
+    assert has_effect(base, again, {7: -0.1, 8: -3.0, 9: -5.0})
+    assert not has_effect(base, again, {1: -0.1, 2: -3.0, 5: -4.999})
