@@ -19,7 +19,7 @@ from runtime.tasks.prompt import one_line
 
 Row = Mapping[str, Any]
 Features = Callable[[Sequence[Row], Sequence[Row]], tuple[Any, Any]]
-"""Of the (message, tool) pairs to learn from and of those that are asked: a row of features each."""
+"""Of pairs of a message and a tool, to learn from and asked: a row of features each."""
 TFIDF, MINILM = "TF-IDF", "linear head on MiniLM"
 OUTSIDE = "O"
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -199,9 +199,9 @@ def _vectors_of_words(texts: Sequence[str]) -> NDArray[np.float32]:
         offsets = given.pop("offset_mapping")[0].tolist()
         with torch.inference_mode():
             states = encoder(**given).last_hidden_state[0].numpy()
-        first = {start: state for (start, end), state in zip(reversed(offsets), states[::-1], strict=True) if end > start}
+        at = {start: state for (start, end), state in zip(offsets, states, strict=True) if end > start}  # special tokens have no letters
         nothing = np.zeros(states.shape[1], np.float32)
-        found += [first.get(start, nothing) for start, _ in _words(text)]
+        found += [at.get(start, nothing) for start, _ in _words(text)]
     return np.array(found, np.float32).reshape(-1, encoder.config.hidden_size)
 
 

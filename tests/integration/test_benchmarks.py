@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loom.bench import train
+from loom.bench.baselines import entities_by_minilm
 from loom.bench.dedup import accuracy, editions, judged, shares, store
 from loom.bench.whole import EVERY, SAME, Whole
 from runtime.errors import SettingsError
@@ -117,6 +118,14 @@ def test_all_weights_learn_what_an_adapter_learns_of_the_same_rows() -> None:
     assert [(score.what, score.mode, score.count) for score in whole.scores] == [(f"training of classifier, {unit}", mode, 90) for mode in (SAME, EVERY) for unit in ("s", "MiB")]
     with pytest.raises(SettingsError, match="a row is none of adapter classifier"):
         whole.answers("classifier", [{"text": "hi", "label": "ODD"}], [])
+
+
+def test_names_are_tagged_by_the_encoder_where_they_stand_and_as_far_as_it_reads() -> None:
+    said = [("we met Ann Lee in May", "Ann Lee", "PER"), ("then Bob Ray left us", "Bob Ray", "PER"), ("he went to Oslo at night", "Oslo", "LOC"), ("they flew to Rome at noon", "Rome", "LOC")]
+    train = [{"text": text, "entities": [{"start": (at := text.index(name)), "end": at + len(name), "label": label}]} for text, name, label in said] * 3
+    asked = [{"text": "we met  Bob Ray in May"}, {"text": "they went to Rome at night"}, {"text": "they went to Rome at night" + " and on" * 300 + " to Rome"}]
+    rome = [{"start": 13, "end": 17, "label": "LOC"}]
+    assert entities_by_minilm([*train, {"text": "nothing of that is true, and on and on and on to that", "entities": []}], asked) == [[{"start": 7, "end": 14, "label": "PER"}], rome, rome]
 
 
 def test_a_file_without_held_out_rows_says_so(tmp_path: Path) -> None:
