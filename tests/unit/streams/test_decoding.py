@@ -32,6 +32,12 @@ ENCODINGS = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def detector() -> None:
+    """What tells encodings and languages is loaded when it is first needed: not within the time of an example."""
+    decode(b"\xeb")
+
+
 @pytest.mark.parametrize(("language", "encoding"), ENCODINGS)
 def test_the_text_is_read_as_it_was_written(language: str, encoding: str) -> None:
     data = TEXTS[language].encode(encoding)
