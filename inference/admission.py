@@ -66,4 +66,4 @@ def has_effect(base: dict[int, float], again: dict[int, float], adapted: dict[in
 def _distance(a: dict[int, float], b: dict[int, float]) -> float:
     """How far one token's log probability is from one to the other at least: one that is not among the likeliest is no likelier than the last of them."""
     last_a, last_b = min(a.values()), min(b.values())
-    return max(abs(a[token] - b[token]) if token in a and token in b else a[token] - last_b if token in a else b[token] - last_a for token in a.keys() | b.keys())
+    return max(abs(a.get(token, last_a) - b.get(token, last_b)) for token in a.keys() | b.keys())

@@ -109,9 +109,9 @@ def make(adapter: Adapter, base: str, rows: Sequence[Row], earlier: Earlier, fol
     return Made(ADAPTER_FILES, metrics, verdict)
 
 
-def _better(made: Mapping[str, Scores], folder: Path) -> Scores:
+def _better(made: dict[str, Scores], folder: Path) -> Scores:
     """Of what was made in `folder` the one that scores best, whose files become the run's; where both are as good, the aligned one."""
-    chosen = max(reversed(list(made)), key=lambda kind: made[kind].whole.score)
+    chosen = max(reversed(made), key=lambda kind: made[kind].whole.score)
     for name in ADAPTER_FILES:
         if (folder / chosen / name).exists():
             shutil.copy(folder / chosen / name, folder / name)
