@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ATTENTION = "loom-packed"
-MULTIPLE = 64
+MULTIPLE = 32
 """Rows are as long as a multiple of this, by a filler that is an example of its own: kernels are made anew for each size."""
 IGNORED = -100
 TOLERANCE, COARSE_TOLERANCE = 1e-4, 5e-2
@@ -54,8 +54,9 @@ def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_
 
     def unpacked(packed: Tensor) -> Tensor:
         flat = packed[0].transpose(0, 1)
-        padded = flat.new_zeros(rows * width, *flat.shape[1:]).index_copy(0, places, flat)
-        return padded.view(rows, width, *flat.shape[1:]).transpose(1, 2).repeat_interleave(query.shape[1] // packed.shape[1], dim=1)
+        padded = flat.new_zeros(rows * width, *flat.shape[1:]).index_copy_(0, places, flat).view(rows, width, *flat.shape[1:]).transpose(1, 2)
+        shared = query.shape[1] // packed.shape[1]
+        return padded.repeat_interleave(shared, dim=1) if shared > 1 else padded
 
     asked, known, said = unpacked(query), unpacked(key), unpacked(value)
     if query.is_cuda:

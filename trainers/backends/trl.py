@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.project import Recipe
 from runtime.tasks.prompt import load_tokenizer
 from trainers.backends import Lesson, Preferences
-from trainers.base_model import load_model, with_adapter
+from trainers.base_model import fused, load_model, with_adapter
 from trainers.checkpoints import FOLDER, keep, saver, train_on
 from trainers.conditions import Conditions
 from trainers.order import tokens_of_steps, training_order
@@ -64,7 +64,7 @@ class Trl:
         with packed(model.get_base_model() if isinstance(model, PeftModel) else model) as collate:
             trainer = CompletionLoss(
                 model=model, args=arguments, data_collator=collate, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(lesson.base),
-                peft_config=None if lesson.whole or lesson.start else lora_of(lesson.recipe), callbacks=curriculum.callbacks(report, conditions),
+                peft_config=None if lesson.whole or lesson.start else fused(lora_of(lesson.recipe)), callbacks=curriculum.callbacks(report, conditions),
             )  # fmt: skip
             trained = train_on(trainer, lesson.folder)
             keep(trained, lesson.folder, trainer.accelerator.get_state_dict(trained) if trainer.is_fsdp_enabled else None)
