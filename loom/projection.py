@@ -115,6 +115,8 @@ class Projection:
             )  # fmt: skip
         if e.version and e.kind == "taint":
             await connection.execute("UPDATE adapter_versions SET tainted = $3 WHERE adapter = $1 AND version = $2", e.adapter, e.version.version, e.reason)
+        if e.version and e.kind == "refusal":
+            await connection.execute("UPDATE adapter_versions SET refused = $3 WHERE adapter = $1 AND version = $2", e.adapter, e.version.version, e.reason)
         if e.alias:
             await connection.execute(ALIAS, e.adapter, e.alias.live_version, e.sequence)
         if e.epoch:

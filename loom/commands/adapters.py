@@ -31,9 +31,9 @@ def adapters(context: typer.Context, as_json: AsJson = False, project: Project =
         return
     sql = (
         "SELECT v.adapter, v.version, v.engine_name, coalesce(a.live_version = v.version, v.adapter = 'base' AND v.version = (SELECT max(epoch) FROM base_epochs), false) AS live, "
-        "v.base_epoch, v.sha256, v.metrics, v.verdict, v.tainted FROM adapter_versions v LEFT JOIN adapter_aliases a USING (adapter) ORDER BY 1, 2"
+        "v.base_epoch, v.sha256, v.metrics, v.verdict, v.tainted, v.refused FROM adapter_versions v LEFT JOIN adapter_aliases a USING (adapter) ORDER BY 1, 2"
     )
-    print_rows(sql, ["adapter", "version", "engine_name", "live", "base_epoch", "verdict", "tainted"], as_json, project, data, database)
+    print_rows(sql, ["adapter", "version", "engine_name", "live", "base_epoch", "verdict", "tainted", "refused"], as_json, project, data, database)
 
 
 def show(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:

@@ -13,7 +13,10 @@ from loom.commands.adapters import Reason, send
 from loom.commands.common import AsJson, Broker, Data, Database, Project, client_of, connected_settings, fleet_of, print_rows
 
 FIELDS = ["run_id", "adapter", "version", "trigger", "status", "step", "steps", "loss", "tokens_per_second", "seconds_left", "memory_bytes", "reason"]
-EVERY = "SELECT run_id, adapter, version, trigger, status, step, steps, loss, tokens_per_second, seconds_left, memory_bytes, reason FROM runs ORDER BY recorded_at"
+EVERY = (
+    "SELECT r.run_id, r.adapter, r.version, r.trigger, r.status, r.step, r.steps, r.loss, r.tokens_per_second, r.seconds_left, r.memory_bytes, "
+    "coalesce(r.reason, 'a server refused it: ' || v.refused) AS reason FROM runs r LEFT JOIN adapter_versions v USING (run_id) ORDER BY r.recorded_at"
+)
 COLUMNS = ["run", "makes", "trigger", "status", "how it goes"]
 ID_SHOWN = 8
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Its id, or the start of it.")]

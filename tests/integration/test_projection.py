@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from loom.commands.runs import EVERY
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
 from loom.projection import Projection
@@ -42,10 +43,10 @@ TABLES = ("results", "completions", "runs", "adapter_versions", "adapter_aliases
 
 
 def records(prefix: str) -> list[Outgoing]:
-    """A small history: an epoch, two versions of an adapter, one of them tainted, their runs, one that was cancelled too late, an answered request, a dead letter, foreign bytes."""
+    """A small history: an epoch, two versions of an adapter, one of them tainted and one refused, their runs, one that was cancelled too late, an answered request, a dead letter, foreign bytes."""
     run = TrainingRun(run_id="r1", adapter="tool", base_epoch=0, status=RunStatus.REQUESTED, version=1)
     version = AdapterVersion(
-        version=1, engine_name="tool@1-aa", base_epoch=0, artifact_uri="file:///a", files=(), run_id="r1", recipe_hash="", manifest_sha256="", rank=16, metrics={"a": 0.5}, verdict="good",
+        version=1, engine_name="tool@1-aa", base_epoch=0, artifact_uri="file:///a", files=(), run_id="r0", recipe_hash="", manifest_sha256="", rank=16, metrics={"a": 0.5}, verdict="good",
     )  # fmt: skip
     event = AdapterEvent(adapter="tool", kind=AdapterEventKind.VERSION, version=version, alias=None, epoch=None, reason=None)
     aliases = [replace(event, kind=AdapterEventKind.ALIAS, version=None, alias=AdapterAlias(live_version=n), sequence=n + 1) for n in (1, 2)]
@@ -54,8 +55,9 @@ def records(prefix: str) -> list[Outgoing]:
     letter = letter_of("chunk", Record("revisions", 0, 7, b"k", b"v", ()), ValueError("no"))
     events: list[tuple[str, str, Any]] = [
         ("adapters", "base", epoch), ("training-runs", "r1", run), ("training-runs", "r1", replace(run, status=RunStatus.PROGRESS, step=3, steps=9, loss=1.5, tokens_per_second=4096.5, seconds_left=12.5, memory_bytes=1 << 31)),
-        ("adapters", "tool", event), ("adapters", "tool", replace(event, version=replace(version, version=2, engine_name="tool@2-bb"))), *(("adapters", "tool", alias) for alias in aliases),
+        ("adapters", "tool", event), ("adapters", "tool", replace(event, version=replace(version, version=2, engine_name="tool@2-bb", run_id="r1"))), *(("adapters", "tool", alias) for alias in aliases),
         ("adapters", "tool", replace(event, kind=AdapterEventKind.TAINT, reason="learned from what was forgotten")),
+        ("adapters", "tool", replace(event, kind=AdapterEventKind.REFUSAL, version=replace(version, version=2), reason="it answers as the base does")),
         ("training-runs", "r1", replace(run, status=RunStatus.PUBLISHED)), ("training-runs", "r1", replace(run, status=RunStatus.CANCELLED)), ("results.tool-calls", "q", result),
         ("requests", "q", Request(request_id="q", conversation_id="q", text="hi")), ("results.completed", "q", RequestCompleted(request_id="q", status=CompletionStatus.OK)), ("dead-letters", "k", letter),
     ]  # fmt: skip
@@ -95,13 +97,14 @@ async def test_a_lost_database_comes_back_from_the_topics_and_a_record_read_twic
         kept.append(await project_until(pool, kafka.address, prefix, len(history)))
         await pool.execute("DELETE FROM projection_offsets")
         assert await project_until(pool, kafka.address, prefix, len(history)) == kept[-1]
+        assert [(row["run_id"], row["status"], row["reason"]) for row in await pool.fetch(EVERY)] == [("r1", "published", "a server refused it: it answers as the base does")]
         await pool.close()
     assert kept[0] == kept[1]
     assert [(r[0], r[3], r[4]) for r in kept[0]["runs"]] == [("r1", "published", 3)]
     assert [r[:2] for r in kept[0]["record_places"]] == [("q", "q"), ("x", "q")]
     assert [r[-4:] for r in kept[0]["runs"]] == [(4096.5, None, 1 << 31, "examples")]  # nothing is left of a run that has ended
     assert [r[:4] for r in kept[0]["run_steps"]] == [("r1", 3, 1.5, 4096.5)]
-    assert [(r[1], r[-1]) for r in kept[0]["adapter_versions"]] == [(1, "learned from what was forgotten"), (2, None)]
+    assert [(r[1], *r[-2:]) for r in kept[0]["adapter_versions"]] == [(1, "learned from what was forgotten", None), (2, None, "it answers as the base does")]
     assert [r[:2] for r in kept[0]["adapter_aliases"]] == [("tool", 2)]
     assert {table: len(rows) for table, rows in kept[0].items() if table != "projection_offsets"} == dict.fromkeys(TABLES[:-1], 1) | {"adapter_versions": 2, "record_places": 2}
 
