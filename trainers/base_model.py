@@ -65,15 +65,15 @@ def fused(config: LoraConfig) -> LoraConfig:
     class Fused(Linear):
         def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
             active = [name for name in self.active_adapters if name in self.lora_A]
-            if len(active) != 1 or self.disable_adapters or self.merged or not self._is_one_type(x, active[0]):
+            if args or kwargs or self.disable_adapters or self.merged or len(active) != 1 or not self._is_plain(active[0], x):
                 result: torch.Tensor = super().forward(x, *args, **kwargs)
                 return result
             base, low = self.base_layer(x), self.lora_A[active[0]](self.lora_dropout[active[0]](x))
             return torch.addmm(base.flatten(0, -2), low.flatten(0, -2), self.lora_B[active[0]].weight.t(), alpha=self.scaling[active[0]]).view(base.shape)
 
-        def _is_one_type(self, x: torch.Tensor, name: str) -> bool:
-            same: bool = x.dtype == self.lora_A[name].weight.dtype
-            return same or torch.is_autocast_enabled(x.device.type)
+        def _is_plain(self, name: str, x: torch.Tensor) -> bool:
+            """LoRA as it was published, in one number type."""
+            return name not in self.lora_variant and (x.dtype == self.lora_A[name].weight.dtype or torch.is_autocast_enabled(x.device.type))
 
     config._register_custom_module({torch.nn.Linear: Fused})
     return config
