@@ -17,8 +17,10 @@ SIZES = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidd
 IDS = torch.tensor([[5, 9, 31, 7], [2, 40, 8, 8]])
 
 
-def config() -> LoraConfig:
-    return lora_of(Recipe(rank=4, alpha=12))
+def config(*, dora: bool = False) -> LoraConfig:
+    made = lora_of(Recipe(rank=4, alpha=12))
+    made.use_dora = dora
+    return made
 
 
 def adapted(made: LoraConfig, dtype: torch.dtype = torch.float32) -> PeftModel:
@@ -42,10 +44,11 @@ def difference(some: list[torch.Tensor], others: list[torch.Tensor]) -> float:
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(some, others, strict=True))
 
 
-def test_logits_and_gradients_are_those_of_peft() -> None:
-    expected, theirs = logits_and_gradients(adapted(config()))
-    found, ours = logits_and_gradients(adapted(fused(config())))
-    assert len(ours) == 2 * 7 * SIZES["num_hidden_layers"]
+@pytest.mark.parametrize(("dora", "weights"), [(False, 2), (True, 3)])
+def test_logits_and_gradients_are_those_of_peft(dora: bool, weights: int) -> None:
+    expected, theirs = logits_and_gradients(adapted(config(dora=dora)))
+    found, ours = logits_and_gradients(adapted(fused(config(dora=dora))))
+    assert len(ours) == weights * 7 * SIZES["num_hidden_layers"]
     assert difference([found, *ours], [expected, *theirs]) < 1e-5
 
 
@@ -73,7 +76,9 @@ def test_an_adapter_is_left_out_or_another_taken_as_with_peft() -> None:
     first, second, both = said("default"), said("second"), said(["default", "second"])
     with models[0].disable_adapter(), models[1].disable_adapter():
         none = said("default")
-    for theirs, ours in (first, second, both, none):
+    with torch.inference_mode():
+        each = [model.eval()(input_ids=IDS, adapter_names=["second", "default"]).logits for model in models]
+    for theirs, ours in (first, second, both, none, each):
         assert (theirs - ours).abs().max() < 1e-5
     assert min(float((a - b).abs().max()) for a in (first[1], second[1], both[1]) for b in (none[1],)) > 1e-2
 
