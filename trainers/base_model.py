@@ -68,8 +68,9 @@ def fused(config: LoraConfig) -> LoraConfig:
             if args or kwargs or self.disable_adapters or self.merged or len(active) != 1 or not self._is_plain(active[0], x):
                 result: torch.Tensor = super().forward(x, *args, **kwargs)
                 return result
-            base, low = self.base_layer(x), self.lora_A[active[0]](self.lora_dropout[active[0]](x))
-            return torch.addmm(base.flatten(0, -2), low.flatten(0, -2), self.lora_B[active[0]].weight.t(), alpha=self.scaling[active[0]]).view(base.shape)
+            (name,) = active
+            base, low = self.base_layer(x), self.lora_A[name](self.lora_dropout[name](x))
+            return torch.addmm(base.flatten(0, -2), low.flatten(0, -2), self.lora_B[name].weight.t(), alpha=self.scaling[name]).view(base.shape)
 
         def _is_plain(self, name: str, x: torch.Tensor) -> bool:
             """LoRA as it was published, in one number type."""

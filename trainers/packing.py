@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 ATTENTION = "loom-packed"
 MULTIPLE = 32
-"""Rows are as long as a multiple of this, by a filler that is an example of its own: kernels are made anew for each size."""
+"""Rows are as long as a multiple of this, by a filler that is an example of its own, or by padding: kernels are made anew for each size."""
 IGNORED = -100
 TOLERANCE, COARSE_TOLERANCE = 1e-4, 5e-2
 """In nats a token: the loss of an example in a row may differ so much from its loss alone, in 16 bits more. What sees its neighbours differs by far more."""

@@ -12,7 +12,7 @@ from trainers.base_model import fused, load_model, with_adapter
 from trainers.checkpoints import FOLDER, keep, saver, train_on
 from trainers.conditions import Conditions
 from trainers.order import tokens_of_steps, training_order
-from trainers.packing import IGNORED, packed
+from trainers.packing import IGNORED, MULTIPLE, packed
 from trainers.precision import uses_bfloat16
 from trainers.progress import Report, reporter
 from trainers.together import share_of
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
-WIDTH_TOKENS = 32
-"""Where rows are padded, they are as wide as a multiple of this: kernels are made anew for each width."""
 CPU_ROWS, CPU_TOKENS = 8, 1200
 """At once on a CPU: so many rows, or so many tokens of short ones. More take memory for no speed (docs/benchmarks.md); gradients are accumulated to the recipe's batch."""
 PAIRS_A_STEP, CPU_PAIRS = 8, 2
@@ -60,7 +58,7 @@ class Trl:
         model = _student(lesson)
         curriculum = Curriculum(lesson)
         columns = {"input_ids": [p + c for p, c in lesson.rows], "labels": [[IGNORED] * len(p) + c for p, c in lesson.rows]}
-        arguments = SFTConfig(**curriculum.arguments(lesson, conditions), packing=False, pad_to_multiple_of=WIDTH_TOKENS)
+        arguments = SFTConfig(**curriculum.arguments(lesson, conditions), packing=False, pad_to_multiple_of=MULTIPLE)
         with packed(model.get_base_model() if isinstance(model, PeftModel) else model) as collate:
             trainer = CompletionLoss(
                 model=model, args=arguments, data_collator=collate, train_dataset=Dataset.from_dict(columns), processing_class=load_tokenizer(lesson.base),
