@@ -61,6 +61,7 @@ def result_json(result: Result) -> dict[str, Any]:
     return {
         "adapter": result.adapter, "version": result.version, "task": result.task, "status": result.status, "text": result.text,
         "output": None if result.output is None else json.loads(result.output), "confidence": result.confidence, "timings_ms": dict(result.timings_ms), "error": result.error,
+        "route_score": result.route_score, "route_margin": result.route_margin, "route_nearest": result.route_nearest,
     }  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def build_api(service: Service, residency: Residency, recorder: Recorder) -> Fas
         answer = await serve(
             Request(request_id=request_id, conversation_id=body.conversation_id or request_id, text=body.text, context=body.context, tools=body.tools, adapter_id=None, deadline_ms=None, served="http")
         )
-        return {"request_id": request_id, "status": answer.completed.status, "error": answer.completed.error, "results": [{"topic": topic, **result_json(r)} for topic, r in answer.results]}
+        return {"request_id": request_id, "status": answer.completed.status, "route": answer.completed.route, "error": answer.completed.error, "results": [{"topic": topic, **result_json(r)} for topic, r in answer.results]}
 
     @app.post("/generate")
     async def generate(body: Generate) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from inference.engines import Engine
 from inference.residency import Residency
-from inference.router import Intent, Router
-from runtime.errors import InvalidInput
+from inference.routing.decision import Decision, Intent
+from inference.routing.router import Router
+from runtime.errors import InvalidInput, Transient
 from runtime.ids import canonical_json, digest
 from runtime.project import Adapter, Project
 from runtime.tasks.grammar import MAX_TOKENS, grammar
@@ -20,7 +21,7 @@ from runtime.tasks.prompt import prompt_ids
 from runtime.tasks.samples import TaskSpec, answer, ask, task_input
 from runtime.tasks.shortlist import Shortlist
 from runtime.tasks.tool import Tool
-from schemas.events import CompletionStatus, Request, RequestCompleted, Result, ResultReference, ResultStatus
+from schemas.events import CompletionStatus, Request, RequestCompleted, Result, ResultReference, ResultStatus, RouteStatus
 from schemas.topics import BASE, result_topic
 
 ADAPTER_ID = re.compile(r"^([a-z][a-z0-9-]{0,31})(?:@([1-9][0-9]{0,8}|base))?$")
@@ -72,7 +73,7 @@ class Service:
         """The answer to `request`; `now_ms` is the time in epoch milliseconds.
 
         Raises:
-            Transient: the engine fails; nothing was answered.
+            Transient: the engine fails, or the router can't be asked; nothing was answered.
         """
         if request.deadline_ms is not None and now_ms > request.deadline_ms:
             return self._closed(request, CompletionStatus.EXPIRED, f"the deadline passed {now_ms - request.deadline_ms} ms ago")
@@ -82,20 +83,24 @@ class Service:
             return self._closed(request, CompletionStatus.FAILED, "the text is empty")
         began = time.perf_counter()
         try:
-            intents, version = await self._intents(request)
+            decision, version = await self._decision(request)
         except InvalidInput as error:
             return self._closed(request, CompletionStatus.FAILED, str(error))
         route_ms = (time.perf_counter() - began) * 1000
-        results = await asyncio.gather(*(self._result(request, intents, i, version, route_ms, offer) for i in range(len(intents))))
-        return self._complete(request, intents, once(results))
+        results = await asyncio.gather(*(self._result(request, decision.intents, i, version, route_ms, offer) for i in range(len(decision.intents))))
+        return self._complete(request, decision, once(results))
 
-    async def _intents(self, request: Request) -> tuple[list[Intent], str | None]:
+    async def _decision(self, request: Request) -> tuple[Decision, str | None]:
+        """What the request is for, and the version that it names."""
         if request.adapter_id is None:
-            return await self._router.route(request.text), None
+            decision = await self._router.route(request.text)
+            if decision.status is RouteStatus.UNAVAILABLE:
+                raise Transient(decision.error or "the router can't be asked")
+            return decision, None
         found = ADAPTER_ID.match(request.adapter_id)
         if not found or found.group(1) not in self._project.adapters:
             raise InvalidInput(f"no adapter {request.adapter_id[:64]!r}: one of {', '.join(self._project.adapters)}, also with @version or @base")
-        return [Intent(found.group(1), request.text, 1.0)], found.group(2)
+        return Decision(None, (Intent(found.group(1), request.text),)), found.group(2)
 
     async def _result(self, request: Request, intents: Sequence[Intent], index: int, version: str | None, route_ms: float, offer: Offer) -> tuple[str, Result]:
         intent = intents[index]
@@ -117,6 +122,7 @@ class Service:
             result_id=digest("result", request.request_id, declared.task, index), request_id=request.request_id, task=declared.task, adapter=intent.adapter,
             version=held.version if held else None, engine_name=held.engine_name if held else None, intent_index=index, intent_count=len(intents), text=intent.text,
             output=output, confidence=confidence, timings_ms={"route": route_ms, "generate": generate_ms}, status=status, error=error,
+            route_score=intent.score, route_margin=intent.margin, route_nearest=intent.nearest,
         )  # fmt: skip
         return result_topic(declared.result).name, result
 
@@ -129,10 +135,10 @@ class Service:
         made = await engine.generate(ids, engine_name, grammar(spec, shown), MAX_TOKENS[spec.task])
         return canonical_json(answer(spec, made.text, shown)), made.confidence
 
-    def _complete(self, request: Request, intents: Sequence[Intent], results: Sequence[tuple[str, Result]]) -> Answer:
+    def _complete(self, request: Request, decision: Decision, results: Sequence[tuple[str, Result]]) -> Answer:
         """The last word: unknown when only adapters that see every message answered."""
         good = [result for _, result in results if result.status is ResultStatus.OK]
-        if all(intent.always for intent in intents):
+        if all(intent.always for intent in decision.intents):
             status = CompletionStatus.UNKNOWN
         elif len(good) == len(results):
             status = CompletionStatus.OK
@@ -140,7 +146,7 @@ class Service:
             status = CompletionStatus.PARTIAL if good else CompletionStatus.FAILED
         references = tuple(ResultReference(result_id=result.result_id, topic=topic) for topic, result in results)
         error = next((result.error for _, result in results if result.error), None)
-        return Answer(tuple(results), RequestCompleted(request_id=request.request_id, status=status, results=references, error=error))
+        return Answer(tuple(results), RequestCompleted(request_id=request.request_id, status=status, results=references, error=error, route=decision.status))
 
     def _closed(self, request: Request, status: CompletionStatus, error: str) -> Answer:
         return Answer((), RequestCompleted(request_id=request.request_id, status=status, error=error))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from loom.commands import adapters, bench, datasets, declared, dlq, exchange, forget, plan, runs, state, system
+from loom.commands import adapters, bench, datasets, declared, dlq, exchange, forget, plan, routes, runs, state, system
 
 
 def _group(summary: str | None = None, alone: Callable[..., None] | None = None, **commands: Callable[..., None]) -> typer.Typer:
@@ -27,6 +27,7 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(_group(alone=adapters.adapters, show=adapters.show, promote=adapters.promote, rollback=adapters.rollback, retire=adapters.retire, diff=adapters.diff, push=adapters.push), name="adapters")
+app.add_typer(_group(alone=routes.routes, fit=routes.fit, explain=routes.explain), name="routes")
 app.add_typer(_group(alone=runs.runs, start=runs.start, cancel=runs.cancel, watch=runs.watch), name="runs")
 app.add_typer(_group("Benchmarks.", quality=bench.quality, router=bench.router, dedup=bench.dedup, parse=bench.parse, streams=bench.streams, train=bench.train, pipeline=bench.pipeline), name="bench")
 app.add_typer(_group("The topic catalogue.", apply=declared.apply), name="topics")

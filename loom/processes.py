@@ -192,7 +192,7 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
     from inference.api import Recorder, build_api
     from inference.engines.vllm import VllmEngine
     from inference.residency import Residency
-    from inference.router import SemanticRouter
+    from inference.routing.router import LiveRouter
     from inference.service import Service
     from inference.worker import AnswerStage, RequestShell
     from runtime.encoder import minilm
@@ -223,11 +223,12 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
 
     residency = Residency(project, broker, VllmEngine, Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix, codec, settings.keys)
     following = asyncio.create_task(residency.run(stop))
-    encoder = await asyncio.to_thread(minilm)
-    service = Service(project, SemanticRouter(project.adapters, encoder), residency, tokenizer, Shortlist(encoder.encode))
+    router = LiveRouter(settings.project, project)
+    await router.load()
+    service = Service(project, router, residency, tokenizer, Shortlist((await asyncio.to_thread(minilm)).encode))
     shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds)
     server = _Server(uvicorn.Config(build_api(service, residency, Recorder(writer)), host=settings.http_host, port=settings.http_port, log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=DRAIN_SECONDS))
-    tasks = [following, asyncio.create_task(server.serve()), asyncio.create_task(shell.run(stop))]
+    tasks = [following, asyncio.create_task(router.run(stop)), asyncio.create_task(server.serve()), asyncio.create_task(shell.run(stop))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # none ends by itself but by an error
     finally:

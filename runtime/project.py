@@ -112,7 +112,7 @@ class Adapter(_Table):
     utterances: tuple[str, ...] = Field(default=(), description="Examples of messages that it is for.")
     teach: bool = Field(default=True, description="A teacher makes examples for it from documents; else it learns from labels alone.")
     shortlist: int = Field(default=4, ge=1, description="Of more tools than this a prompt shows those that are nearest to the message; of a passage to quote, so many of the sentences that are nearest to the question.")
-    threshold: float = Field(default=0.5, ge=-1, le=1, description="Cosine below which the router does not choose it.")
+    threshold: float = Field(default=0.5, ge=-1, le=1, description="Cosine to the nearest utterance below which the router does not choose it, where its routes are not fitted.")
     whole_message: bool = Field(default=False, description="It answers the message as a whole, whatever its clauses are about.")
     min_examples: int = Field(default=200, ge=1, description="New training examples that start a run; twice as many after a version that its gate rejected, and so on.")
     max_age_hours: float | None = Field(default=None, gt=0, description="Fewer start one too, when the oldest has waited so long.")
@@ -179,6 +179,13 @@ class Documents(_Table):
         return self
 
 
+class Router(_Table):
+    """Which messages adapters are for."""
+
+    fitted: str | None = Field(default=None, description="A folder that `loom routes fit` wrote, relative to loom.toml; without it the adapters' utterances and thresholds say what they are for.")
+    margin: float = Field(default=0.1, ge=0, le=1, description="A choice whose score is less than this above that of the next adapter is called ambiguous.")
+
+
 class Kafka(_Table):
     """The topics."""
 
@@ -218,6 +225,7 @@ class Project(_Table):
     root: Path = Path()
     base: Base = Base()
     documents: Documents = Documents()
+    router: Router = Router()
     kafka: Kafka = Kafka()
     teacher: TeacherLimits = TeacherLimits()
     evaluation: Evaluation = Evaluation()
@@ -263,7 +271,7 @@ def load_project(path: Path) -> Project:
         raise SettingsError("\n".join(f"{path}: {_fault(e)}" for e in error.errors())) from error
 
 
-_FIELDS = {name for table in (Project, Base, Documents, Kafka, TeacherLimits, Evaluation, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
+_FIELDS = {name for table in (Project, Base, Documents, Router, Kafka, TeacherLimits, Evaluation, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
 
 
 def _fault(error: Any) -> str:

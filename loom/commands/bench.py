@@ -54,9 +54,12 @@ def quality(
 
 
 def router(
-    test: Annotated[Path, typer.Option("--test", help="JSON lines of {text, intents}; no intent is out of scope.")],
-    train: Annotated[Path | None, typer.Option("--train", help="Rows of the same form that become the routes, instead of the project's.")] = None,
-    threshold: Annotated[float, typer.Option("--threshold", help="Cosine below which a route of --train is not chosen.")] = 0.5,
+    test: Annotated[list[Path], typer.Option("--test", help="JSON lines of {text, intents}, no intent being out of scope; or files as CLINC150, BANKING77 and NLU++ are published. May be repeated.")],
+    train: Annotated[list[Path] | None, typer.Option("--train", help="Rows of the same forms that routes are fitted to, instead of the project's routes; semantic-router with its torch encoder runs beside.")] = None,
+    validation: Annotated[list[Path] | None, typer.Option("--validation", help="Rows that the threshold is fitted to; a fifth of --train when unset.")] = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=0, help="Passes over --train that teach the encoder.")] = 0,
+    fitted: Annotated[Path | None, typer.Option("--fitted", help="A folder for what is fitted: made where it is missing, used where it is there.")] = None,
+    part: Annotated[str, typer.Option("--part", help="The part of CLINC150's file that is tested.")] = "test",
     project: Project = None,
     quick: Quick = False,
     json_file: JsonFile = None,
@@ -65,18 +68,19 @@ def router(
 
     Example: loom bench router --test requests.jsonl --train utterances.jsonl
     """
-    from inference.router import SemanticRouter
-    from loom.bench.router import route_scores, routes_from
-    from loom.bench.scores import load_rows
-    from runtime.encoder import minilm
+    from loom.bench import router as bench
     from runtime.errors import SettingsError
     from runtime.project import load_project
 
-    routes = routes_from(load_rows(train), threshold) if train else load_project(settings_of(project=project).project).adapters
-    rows = load_rows(test)[:: TENTH if quick else 1]
-    if not any("intents" in row or "intent" in row for row in rows):
-        raise SettingsError(f"{test} has no row with intents")
-    _show_scores("router", asyncio.run(route_scores(SemanticRouter(routes, minilm()), rows)), json_file)
+    rows = bench.intent_rows(test, part)[:: TENTH if quick else 1]
+    if not any(row.routes for row in rows):
+        raise SettingsError(f"{', '.join(map(str, test))}: no row with intents")
+    if train:
+        known, held_out = bench.intent_rows(train, "train"), bench.intent_rows(validation or [], "val")
+        sides = bench.beside_semantic_router(known, held_out, epochs, fitted)
+    else:
+        sides = bench.alone(load_project(settings_of(project=project).project))
+    _show_scores("router", bench.router_scores(sides, rows), json_file)
 
 
 def dedup(

@@ -13,6 +13,7 @@ from schemas.events.serving import (
     Result,
     ResultReference,
     ResultStatus,
+    RouteStatus,
 )
 from schemas.events.training import (
     AdapterAction,
@@ -38,5 +39,5 @@ __all__ = [
     "AdapterAction", "AdapterAlias", "AdapterCommand", "AdapterEvent", "AdapterEventKind", "AdapterVersion", "ArtifactFile", "BaseEpoch",
     "Chunk", "ChunkStatus", "ClaimCheck", "CompletionStatus", "DatasetRecord", "DeadLetter", "Document", "Event", "Example", "ExampleStatus",
     "Feedback", "FeedbackVerdict", "Header", "Label", "OffsetRange", "RecordStatus", "Request", "RequestCompleted", "Result",
-    "ResultReference", "ResultStatus", "Revision", "RunStatus", "RunTrigger", "Sealed", "Split", "TrainingRun",
+    "ResultReference", "ResultStatus", "Revision", "RouteStatus", "RunStatus", "RunTrigger", "Sealed", "Split", "TrainingRun",
 ]  # fmt: skip

@@ -51,6 +51,9 @@ class Result:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     status: ResultStatus
     error: str | None = None
+    route_score: float | None = None
+    route_margin: float | None = None
+    route_nearest: str | None = None
 
 
 class CompletionStatus(StrEnum):
@@ -61,6 +64,15 @@ class CompletionStatus(StrEnum):
     UNKNOWN = "unknown"
     FAILED = "failed"
     EXPIRED = "expired"
+
+
+class RouteStatus(StrEnum):
+    """What a router says of a message."""
+
+    CLASSIFIED = "classified"
+    AMBIGUOUS = "ambiguous"
+    UNKNOWN = "unknown"
+    UNAVAILABLE = "unavailable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +91,7 @@ class RequestCompleted:
     status: CompletionStatus
     results: tuple[ResultReference, ...] = ()
     error: str | None = None
+    route: RouteStatus | None = None
 
 
 class FeedbackVerdict(StrEnum):

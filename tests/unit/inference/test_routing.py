@@ -6,15 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.clauses import clauses, heading, is_request
-from inference.router import SURE, decide
+from inference.routing.clauses import clauses, heading, is_request
+from inference.routing.decision import Decision, Match, Route, Thresholds, decide
+from inference.routing.router import SURE
 from runtime.project import Adapter, ToolDeclaration
+from schemas.events import RouteStatus
 
 TOOL = Adapter(task="tool", result="tool-calls", tools=(ToolDeclaration(name="t", description="d"),), utterances=("u",), threshold=0.5)
 MOOD = Adapter(task="classify", result="sentiment", labels=("A",))
 CHAT = Adapter(task="chat", result="chat", utterances=("v",), threshold=0.4)
 T, C = ("tool", ""), ("chat", "")
 ADAPTERS = {"tool": TOOL, "mood": MOOD, "chat": CHAT}
+
+
+def decided(adapters: dict[str, Adapter], text: str, parts: list[str], ranked: list[dict[Route, float]], whole: dict[Route, float] | None = None) -> Decision:
+    """The decision where scores are cosines."""
+
+    def matches(scores: dict[Route, float]) -> dict[Route, Match]:
+        return {route: Match(score, score, f"like {route[0]}") for route, score in scores.items()}
+
+    thresholds = Thresholds({name: adapter.threshold for name, adapter in adapters.items() if adapter.routes}, 0.1, SURE)
+    return decide(adapters, thresholds, text, parts, [matches(scores) for scores in ranked], None if whole is None else matches(whole))
 
 
 @pytest.mark.parametrize(
@@ -44,23 +56,23 @@ def test_every_text_has_a_clause_and_none_is_invented(text: str) -> None:
 
 
 def test_each_clause_goes_to_its_best_route_above_the_threshold() -> None:
-    intents = decide(ADAPTERS, "a b", ["a", "b"], [{T: 0.8, C: 0.6}, {T: 0.45, C: 0.41}])
+    intents = decided(ADAPTERS, "a b", ["a", "b"], [{T: 0.8, C: 0.6}, {T: 0.45, C: 0.41}]).intents
     assert [(i.adapter, i.text) for i in intents] == [("mood", "a b"), ("tool", "a"), ("chat", "b")]
 
 
 def test_nothing_fits() -> None:
-    assert [i.adapter for i in decide(ADAPTERS, "a", ["a"], [{T: 0.1, C: 0.1}]) if not i.always] == []
+    assert [i.adapter for i in decided(ADAPTERS, "a", ["a"], [{T: 0.1, C: 0.1}]).intents if not i.always] == []
 
 
 def test_an_adapter_whose_tools_come_with_the_message_is_not_routed_to() -> None:
     brought = Adapter(task="tool", result="calls", teach=False)
     declared = Adapter(task="tool", result="calls", tools=TOOL.tools)
-    assert [i.adapter for i in decide({"brought": brought, "declared": declared}, "a", ["a"], [{}])] == ["declared"]
+    assert [i.adapter for i in decided({"brought": brought, "declared": declared}, "a", ["a"], [{}]).intents] == ["declared"]
 
 
 def test_a_whole_message_route_is_asked_once_about_all_of_it() -> None:
     adapters = {"mood": Adapter(task="classify", result="sentiment", labels=("A",), utterances=("u",), whole_message=True, threshold=0.5)}
-    assert [(i.adapter, i.text) for i in decide(adapters, "a b", ["a", "b"], [{("mood", ""): 0.9}, {("mood", ""): 0.8}])] == [("mood", "a b")]
+    assert [(i.adapter, i.text) for i in decided(adapters, "a b", ["a", "b"], [{("mood", ""): 0.9}, {("mood", ""): 0.8}]).intents] == [("mood", "a b")]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +85,7 @@ def test_a_whole_message_route_is_asked_once_about_all_of_it() -> None:
     ids=["two requests", "a request and its reason", "no request by form"],
 )
 def test_clauses_of_one_adapter_are_one_intent_unless_two_of_them_ask(parts: list[str], texts: list[str]) -> None:
-    intents = decide({"tool": TOOL}, " ".join(parts), parts, [{T: 0.7}, {T: 0.6}])
+    intents = decided({"tool": TOOL}, " ".join(parts), parts, [{T: 0.7}, {T: 0.6}]).intents
     assert [i.text for i in intents] == texts
 
 
@@ -84,7 +96,7 @@ def test_clauses_of_one_adapter_are_one_intent_unless_two_of_them_ask(parts: lis
 )
 def test_a_clause_asks_when_it_nearly_is_an_utterance_for_something_else(topic: str, score: float, count: int) -> None:
     parts = ["my password is gone", "send the bill"]
-    intents = decide({"tool": TOOL}, " ".join(parts), parts, [{("tool", topic): score}, {("tool", "bill"): 0.6}])
+    intents = decided({"tool": TOOL}, " ".join(parts), parts, [{("tool", topic): score}, {("tool", "bill"): 0.6}]).intents
     assert [i.text for i in intents] == (parts if count == 2 else [" ".join(parts)])
 
 
@@ -102,3 +114,28 @@ def test_requests_are_told_by_their_form(clause: str, asks: bool) -> None:
 @pytest.mark.parametrize(("clause", "asked"), [("open a ticket: the lamp: dead", "open a ticket"), ("call me at 9:30", "call me at 9:30"), (":", ":")])
 def test_what_a_clause_quotes_is_not_what_it_asks(clause: str, asked: str) -> None:
     assert heading(clause) == asked
+
+
+@pytest.mark.parametrize(
+    ("scores", "status", "adapter"),
+    [
+        ({T: 0.8, C: 0.69}, RouteStatus.CLASSIFIED, "tool"),
+        ({T: 0.8, C: 0.71}, RouteStatus.AMBIGUOUS, "tool"),
+        ({T: 0.5, ("tool", "bill"): 0.5}, RouteStatus.CLASSIFIED, "tool"),
+        ({T: 0.49, C: 0.41}, RouteStatus.AMBIGUOUS, "chat"),
+        ({T: 0.49, C: 0.39}, RouteStatus.UNKNOWN, None),
+    ],
+    ids=["clear", "close", "two tools of one adapter", "the better one is below its own threshold", "none"],
+)
+def test_a_decision_says_how_clear_it_is(scores: dict[Route, float], status: RouteStatus, adapter: str | None) -> None:
+    decision = decided(ADAPTERS, "a", ["a"], [scores])
+    chosen = [i for i in decision.intents if not i.always]
+    assert (decision.status, [i.adapter for i in chosen]) == (status, [adapter] if adapter else [])
+    assert all(i.nearest == f"like {i.adapter}" and i.score == max(score for route, score in scores.items() if route[0] == i.adapter) for i in chosen)
+
+
+def test_routes_that_do_not_exclude_one_another_are_told_of_the_whole_message() -> None:
+    decision = decided(ADAPTERS, "it broke, send the bill", ["it broke", "send the bill"], [{T: 0.1, C: 0.9}, {T: 0.9, C: 0.1}], whole={T: 0.9, C: 0.3})
+    assert [(i.adapter, i.text) for i in decision.intents if not i.always] == [("tool", "it broke, send the bill")]
+    both = decided(ADAPTERS, "where is order 5? send the bill", ["where is order 5?", "send the bill"], [{T: 0.8}, {T: 0.9}], whole={T: 0.9, C: 0.8})
+    assert [(i.adapter, i.text) for i in both.intents if not i.always] == [("tool", "where is order 5?"), ("tool", "send the bill"), ("chat", "where is order 5? send the bill")]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.router import Intent
+from inference.routing.fit import labelled
 from loom.bench.quality import _only, _spelling, right_call, right_tool
-from loom.bench.router import route_scores, routes_from
+from loom.bench.router import ONE_ALONE, Found, Side, intent_rows, router_scores
 from loom.bench.scores import compared, load_rows, paired, share
 from loom.frames import Frames
 from runtime.errors import SettingsError
@@ -87,21 +85,35 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
         load_rows(tmp_path / name)
 
 
-class Fixed:
-    """Answers from a table."""
-
-    def __init__(self, table: dict[str, list[str]]) -> None:
-        self._table = table
-
-    async def route(self, text: str) -> list[Intent]:
-        return [*(Intent(name, text, 0.9) for name in self._table[text]), Intent("mood", text, 1.0, always=True)]
+def fixed(table: dict[str, tuple[list[str], float]]) -> Side:
+    """A router that answers from a table of routes and score."""
+    return lambda text: Found(frozenset(table[text][0]), (table[text][0] or ["x"])[0], table[text][1], 0.001)
 
 
 def test_routes_are_scored_as_sets() -> None:
-    rows: list[dict[str, Any]] = [{"text": "a", "intents": ["x"]}, {"text": "b", "intents": ["x", "y"]}, {"text": "c", "intents": []}, {"text": "d", "intent": "y"}]
-    scores = {s.what: s.value for s in asyncio.run(route_scores(Fixed({"a": ["x"], "b": ["x"], "c": [], "d": ["x"]}), rows))}
-    assert (scores["exact set of intents"], scores["exact set, one intent"], scores["exact set, several intents"], scores["out of scope is unknown"]) == (0.5, 0.5, 0.0, 1.0)
-    assert not math.isnan(scores["p99 ms"])
+    rows = labelled([{"text": "a", "intents": ["x"]}, {"text": "b", "intents": ["x", "y"]}, {"text": "c", "intents": []}, {"text": "d", "intent": "y"}])
+    sides = {"ours": fixed({"a": (["x"], 0.9), "b": (["x"], 0.8), "c": ([], 0.1), "d": (["x"], 0.3)}), "theirs": fixed({"a": (["x"], 0.9), "b": (["x", "y"], 0.8), "c": (["y"], 0.7), "d": ([], 0.3)})}
+    scores = {(s.what, s.mode): s.value for s in router_scores(sides, rows)}
+    assert (scores["exact set of intents", "ours"], scores["exact set, one intent", "ours"], scores["exact set, several intents", "ours"], scores["out of scope is unknown", "ours"]) == (0.5, 0.5, 0.0, 1.0)
+    assert (scores["best intent is right", "ours"], scores["best intent is right", "theirs"]) == (2 / 3, 2 / 3)
+    assert scores["out of scope scores below 98% of what is in scope", "ours"] == 1.0
+    assert scores["out of scope scores below 98% of what is in scope", "theirs"] == 0.0
+    assert scores["exact set, several intents", "ours over theirs"] == -1.0
+    assert scores["p99 ms", "ours"] == pytest.approx(1.0)
+    assert scores["exact set of intents", ONE_ALONE] == 0.5
+
+
+def test_intents_are_read_in_the_forms_that_they_are_published_in(tmp_path: Path) -> None:
+    (tmp_path / "clinc.json").write_text(json.dumps({"val": [["hi", "greet"]], "oos_val": [["what is love", "oos"]], "train": [["bye", "leave"]], "oos_train": []}))
+    (tmp_path / "banking.csv").write_text('text,category\n"my card, please",card\n')
+    (tmp_path / "nlupp.json").write_text(json.dumps([{"text": "a new card", "intents": ["new", "card"]}, {"text": "six", "slots": {}}]))
+    (tmp_path / "own.jsonl").write_text('{"text": "reset it", "intents": ["tool/reset"]}\n')
+    rows = intent_rows([tmp_path / name for name in ("clinc.json", "banking.csv", "nlupp.json", "own.jsonl")], "val")
+    assert [(row.text, sorted(row.routes)) for row in rows] == [
+        ("hi", [("greet", "")]), ("what is love", []), ("my card, please", [("card", "")]), ("a new card", [("card", ""), ("new", "")]), ("six", []), ("reset it", [("tool", "reset")]),
+    ]  # fmt: skip
+    with pytest.raises(SettingsError, match=r"clinc\.json can't be read as rows of intents: KeyError: 'test'"):
+        intent_rows([tmp_path / "clinc.json"], "test")
 
 
 def test_scores_are_rows_of_a_benchmark_side_by_side() -> None:
@@ -109,11 +121,6 @@ def test_scores_are_rows_of_a_benchmark_side_by_side() -> None:
     rows = compared([share("right", "adapter", right), share("right", "base", wrong), paired("right", "adapter over base", right, wrong), share("alone", "router", right)])
     assert [(row.what, row.ours, row.baseline, row.ratio) for row in rows] == [("right: adapter beside base", 0.75, 0.25, 3.0), ("alone: router", 0.75, None, None)]
     assert rows[0].ours_spread == (share("", "", right).low, share("", "", right).high)
-
-
-def test_routes_come_from_rows_of_one_intent() -> None:
-    routes = routes_from([{"text": "a", "intents": ["x"]}, {"text": "b", "intents": ["x", "y"]}, {"text": "c", "intents": []}], 0.3)
-    assert {name: (route.utterances, route.threshold) for name, route in routes.items()} == {"x": (("a",), 0.3)}
 
 
 def test_baselines_see_the_frames_that_adapters_train_on_and_no_others() -> None:

@@ -1,0 +1,1 @@
+"""Which adapters a message is for: clauses, scores of declared or fitted routes, one decision."""

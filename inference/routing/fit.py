@@ -1,0 +1,319 @@
+"""Routes from labelled requests: a head on sentence vectors, and thresholds from validation rows that it was not made of. What it is worth is measured by
+cross-fitting: on each half of the validation rows with what the other half gives."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.routing.decision import Route
+from inference.routing.ngrams import BUCKETS, matrix, rarity_of
+from inference.routing.scorers import Calibration, Floats, Head, Linear, Nearest, Utterances, exclusive_evidence
+from runtime.errors import InvalidInput
+
+INVERSE_REGULARISATION = 20.0
+"""Of logistic regression on unit vectors."""
+SHRINKAGE = 10.0
+"""Of the covariance towards a sphere, in mean variances: 384 dimensions are estimated from a hundred vectors a route, or ten."""
+SHOWN = 32
+"""Utterances kept of a route, to show the nearest of."""
+SHARES = (0.0, 0.25, 0.5, 1.0, 2.0)
+"""What the layer on n-grams may count for, beside the one on vectors."""
+GRAM_EPOCHS, GRAM_BATCH, GRAM_RATE = 8, 64, 0.02
+HELD_OUT = 5
+"""Every fifth row is held out where no validation rows are given."""
+_NO_GRAMS = np.zeros((BUCKETS, 0), np.float16), np.zeros(BUCKETS, np.float32)
+Encode = Callable[[Sequence[str]], Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A message and the routes that it is for; none when it is out of scope."""
+
+    text: str
+    routes: frozenset[Route]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What routes are worth, cross-fitted; rates are shares of the rows of their kind."""
+
+    rows: int
+    out_of_scope_rows: int
+    exact: float
+    best_is_right: float | None
+    out_of_scope_recall: float | None
+    false_out_of_scope: float
+    calibration_error: float
+    ambiguous: float
+    right_if_ambiguous: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """For people and files."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """Routes ready to score: the scorer's parts, the score from which a route is chosen, what that is worth."""
+
+    utterances: Utterances
+    head: Head | None
+    calibration: Calibration
+    exclusive: bool
+    sure: float
+    threshold: float
+    margin: float
+    report: Report
+
+    def scorer(self) -> Nearest | Linear:
+        """What scores clauses by them."""
+        if self.head is None:
+            return Nearest(self.utterances, self.calibration)
+        return Linear(self.utterances, self.head, self.calibration, self.exclusive)
+
+
+def route_of(intent: str) -> Route:
+    """`adapter`, or `adapter/tool`."""
+    adapter, _, topic = intent.partition("/")
+    return adapter, topic
+
+
+def labelled(rows: Sequence[Mapping[str, Any]]) -> list[Labelled]:
+    """Rows of {text, intents}, or {text, intent}.
+
+    Raises:
+        InvalidInput: a row has no text or says nothing of intents.
+    """
+    found = []
+    for number, row in enumerate(rows, 1):
+        intents = row["intents"] if "intents" in row else [row["intent"]] if row.get("intent") else [] if "intent" in row else None
+        text = row.get("text")
+        if not isinstance(text, str) or not text.strip() or not isinstance(intents, list | tuple) or not all(isinstance(i, str) and i for i in intents):
+            raise InvalidInput(f'row {number} is not of the form {{"text": "…", "intents": ["adapter", "adapter/tool"]}}; out of scope is []')
+        found.append(Labelled(text, frozenset(map(route_of, intents))))
+    return found
+
+
+def split(rows: Sequence[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
+    """Rows to learn from, and a fifth of them, chosen by a hash of the text, to set thresholds by."""
+
+    def held_out(row: Labelled) -> bool:
+        return int.from_bytes(hashlib.sha256(row.text.encode()).digest()[:4]) % HELD_OUT == 0
+
+    return [row for row in rows if not held_out(row)], [row for row in rows if held_out(row)]
+
+
+def fit(utterances: Mapping[Route, Sequence[str]], train: Sequence[Labelled], validation: Sequence[Labelled], encode: Encode, false_rate: float, margin: float) -> Fitted:
+    """Routes from `train`, or, where that is empty, from the `utterances` that are declared; the threshold from `validation`, so that at most `false_rate` of what is
+    in scope is held for out of scope where routes exclude one another, and most sets of routes are exact where they don't.
+
+    Raises:
+        InvalidInput: too few rows, or a route that only validation knows.
+    """
+    examples = _examples(train) if train else {route: list(texts) for route, texts in utterances.items()}
+    if len(examples) < 1 or len(validation) < 4 or not any(row.routes for row in validation):
+        raise InvalidInput(f"{len(examples)} routes and {len(validation)} validation rows are too few to fit thresholds")
+    if strange := next((route for row in validation for route in row.routes if route not in examples), None):
+        raise InvalidInput(f"validation knows {'/'.join(filter(None, strange))!r}, of which no utterance is there to learn from")
+    routes = tuple(sorted(examples))
+    seen = encode([row.text for row in validation])
+    truth = np.array([[route in row.routes for route in routes] for row in validation])
+    shown = Utterances(routes, tuple(tuple(examples[route][:SHOWN] if train else examples[route]) for route in routes), encode([text for route in routes for text in (examples[route][:SHOWN] if train else examples[route])]))
+    exclusive = all(len(row.routes) <= 1 for row in (*train, *validation))
+    sure = _median_similarity(shown, seen, truth)
+    if not train:
+        if not exclusive:
+            raise InvalidInput("rows of several routes need rows of several routes to learn from: name a file of them with --train")
+        evidence = Nearest(shown, Calibration((1.0,), 0.0)).evidence(seen)
+        return _exclusive(shown, None, evidence.max(1)[:, None], evidence, truth, sure, false_rate, margin)
+    known = encode([row.text for row in train])
+    if exclusive:
+        at = np.array([routes.index(next(iter(row.routes))) if row.routes else len(routes) for row in train])
+        head = _head(known, at, len(routes))
+    else:
+        head = _one_against_rest(known, np.array([[route in row.routes for route in routes] for row in train]))
+    head, logits = _with_grams(head, train, [row.text for row in validation], seen, truth, exclusive)
+    if exclusive:
+        return _exclusive(shown, head, *exclusive_evidence(head, logits, seen), truth, sure, false_rate, margin)
+    return _several(shown, head, logits, truth, sure, margin)
+
+
+def _examples(rows: Sequence[Labelled]) -> dict[Route, list[str]]:
+    """Texts by route; of rows with several routes each has the text, behind those that are its alone."""
+    found: dict[Route, list[str]] = {}
+    for row in sorted(rows, key=lambda row: len(row.routes)):
+        for route in row.routes:
+            found.setdefault(route, []).append(row.text)
+    return found
+
+
+def _median_similarity(shown: Utterances, seen: Floats, truth: NDArray[np.bool_]) -> float:
+    """How near to its route's nearest utterance half of the messages are."""
+    starts = shown.starts
+    found = [shown.nearest(int(at), vector, starts)[0] for vector, row in zip(seen, truth, strict=True) for at in np.flatnonzero(row)]
+    return float(np.median(found))
+
+
+def _regression() -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=INVERSE_REGULARISATION, max_iter=500)
+
+
+def _head(vectors: Floats, at: NDArray[np.intp], count: int) -> Head:
+    """The head of routes 0 to `count` - 1; `at` is `count` for what is out of scope."""
+    model = _regression().fit(vectors, at)
+    weights, bias = np.zeros((count + 1, vectors.shape[1]), np.float32), np.zeros(count + 1, np.float32)
+    coefficients, intercepts = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # of two classes scikit-learn keeps the second one's side alone
+        coefficients, intercepts = np.r_[-coefficients, coefficients] / 2, np.r_[-intercepts, intercepts] / 2
+    weights[model.classes_], bias[model.classes_] = coefficients, intercepts
+    return Head(weights, bias, *_NO_GRAMS, *_mahalanobis(vectors[at < count], at[at < count], count))
+
+
+def _one_against_rest(vectors: Floats, wanted: NDArray[np.bool_]) -> Head:
+    weights, bias = np.zeros((wanted.shape[1], vectors.shape[1]), np.float32), np.full(wanted.shape[1], -10.0, np.float32)
+    for at, column in enumerate(wanted.T):
+        if column.any() and not column.all():
+            model = _regression().fit(vectors, column)
+            weights[at], bias[at] = model.coef_[0], model.intercept_[0]
+    rows, routes = np.nonzero(wanted)
+    return Head(weights, bias, *_NO_GRAMS, *_mahalanobis(vectors[rows], routes, wanted.shape[1]))
+
+
+def _with_grams(head: Head, train: Sequence[Labelled], asked: Sequence[str], seen: Floats, truth: NDArray[np.bool_], exclusive: bool) -> tuple[Head, Floats]:
+    """`head` with a layer on n-grams that counts for as much as serves validation best, and the logits of what is `asked` (n, outputs)."""
+    texts = [row.text for row in train]
+    rarity, routes = rarity_of(texts), sorted({route for row in train for route in row.routes})
+    wanted = np.array([[route in row.routes for route in routes] for row in train], np.float32)
+    if exclusive:
+        wanted = np.concatenate([wanted, 1 - wanted.max(1, keepdims=True)], axis=1)
+    layer, bias = _layer_on_grams(matrix(texts, rarity), wanted, exclusive)
+    vectors, grams = seen @ head.weights.T + head.bias, np.asarray(matrix(asked, rarity) @ layer) + bias
+
+    def worth(share: float) -> float:
+        logits = vectors + share * grams
+        if exclusive:
+            inside = truth.any(1)
+            return float(truth[inside, logits[inside, :-1].argmax(1)].mean())
+        return -float(np.logaddexp(0, np.where(truth, -logits, logits)).mean())
+
+    share = max(SHARES, key=worth)
+    return replace(head, bias=head.bias + np.float32(share) * bias, grams=(share * layer).astype(np.float16), rarity=rarity), (vectors + share * grams).astype(np.float32)
+
+
+def _layer_on_grams(features: Any, wanted: NDArray[np.float32], exclusive: bool) -> tuple[Floats, Floats]:
+    """Weights (BUCKETS, outputs) and bias (outputs,) by cross entropy on sparse `features`; of more epochs nothing was gained."""
+    import torch
+
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    bag = torch.nn.EmbeddingBag(BUCKETS, wanted.shape[1], mode="sum")
+    torch.nn.init.zeros_(bag.weight)
+    bias = torch.zeros(wanted.shape[1], requires_grad=True)
+    steps, step = GRAM_EPOCHS * -(-len(wanted) // GRAM_BATCH), 0
+    optimizer = torch.optim.Adam([bag.weight, bias], lr=GRAM_RATE)
+    loss_of = torch.nn.functional.cross_entropy if exclusive else torch.nn.functional.binary_cross_entropy_with_logits
+    for _ in range(GRAM_EPOCHS):
+        order = rng.permutation(len(wanted))
+        for at in range(0, len(order), GRAM_BATCH):
+            batch = order[at : at + GRAM_BATCH]
+            part = features[batch]
+            ids, starts, values = (torch.from_numpy(array) for array in (part.indices.astype(np.int64), part.indptr[:-1].astype(np.int64), part.data.astype(np.float32)))
+            loss = loss_of(bag(ids, starts, per_sample_weights=values) + bias, torch.from_numpy(wanted[batch]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.param_groups[0]["lr"] = GRAM_RATE * (steps - step) / steps
+            optimizer.step()
+            step += 1
+    return bag.weight.detach().numpy(), bias.detach().numpy()
+
+
+def _mahalanobis(vectors: Floats, at: NDArray[np.intp], count: int) -> tuple[Floats, Floats]:
+    """The whitening of what routes have in common, and their means behind it."""
+    means = np.stack([vectors[at == route].mean(0) if (at == route).any() else np.full(vectors.shape[1], 1e3, np.float32) for route in range(count)])
+    rest = (vectors - means[at]).astype(np.float64)
+    covariance = rest.T @ rest / len(rest)
+    spread = max(float(np.trace(covariance)) / len(covariance), 1e-9)
+    values, axes = np.linalg.eigh(covariance + SHRINKAGE * spread * np.eye(len(covariance)))
+    whitening = (axes / np.sqrt(values)) @ axes.T
+    return whitening.astype(np.float32), (means @ whitening).astype(np.float32)
+
+
+def _platt(evidence: NDArray[np.floating], right: NDArray[np.bool_]) -> Calibration:
+    """The logistic function of columns, standardised meanwhile, that says best how probable it is that a row is right."""
+    from sklearn.linear_model import LogisticRegression
+
+    mean, scale = evidence.mean(0), np.maximum(evidence.std(0), 1e-6)
+    if right.all() or not right.any():
+        weights = np.ones(evidence.shape[1]) / scale
+        bias = float(-(mean * weights).sum()) + (4.0 if right.all() else -4.0)
+        return Calibration(tuple(map(float, weights)), bias)
+    model = LogisticRegression(C=1.0, max_iter=500).fit((evidence - mean) / scale, right)
+    weights = model.coef_[0] / scale
+    return Calibration(tuple(map(float, weights)), float(model.intercept_[0] - (mean * weights).sum()))
+
+
+def _threshold(confidence: NDArray[np.float64], inside: NDArray[np.bool_], false_rate: float) -> float:
+    """The highest confidence that at most `false_rate` of what is in scope is below."""
+    return float(np.quantile(confidence[inside], false_rate, method="lower")) if inside.any() else 0.5
+
+
+def _exclusive(shown: Utterances, head: Head | None, evidence: Floats, logits: Floats, truth: NDArray[np.bool_], sure: float, false_rate: float, margin: float) -> Fitted:
+    from semantic_router.calibration import ece
+
+    inside, best, everyone = np.asarray(truth.any(1)), logits.argmax(1), np.arange(len(truth))
+    right, first = np.asarray(truth[everyone, best]), logits[everyone, best]
+    owners = np.array([adapter for adapter, _ in shown.routes])
+    second = np.where(owners[best][:, None] == owners[None], -np.inf, logits).max(1)
+    confidence, second_confidence, below = np.zeros(len(truth)), np.zeros(len(truth)), np.zeros(len(truth), bool)
+    for half in _halves(len(truth)):
+        other = ~half
+        calibration = _platt(evidence[other], right[other])
+        confidence[half] = calibration(evidence[half])
+        second_confidence[half] = calibration(second[half, None]) if head is None else confidence[half] * np.exp(second[half] - first[half])
+        below[half] = confidence[half] < _threshold(calibration(evidence[other]), inside[other], false_rate)
+    close = ~below & (confidence - second_confidence < margin)
+    report = Report(
+        rows=len(truth), out_of_scope_rows=int((~inside).sum()), exact=float(np.where(inside, right & ~below, below).mean()), best_is_right=float(right[inside].mean()),
+        out_of_scope_recall=float(below[~inside].mean()) if (~inside).any() else None, false_out_of_scope=float(below[inside].mean()), calibration_error=ece(confidence, right),
+        ambiguous=float(close.mean()), right_if_ambiguous=float(right[close].mean()) if close.any() else None,
+    )  # fmt: skip
+    calibration = _platt(evidence, right)
+    return Fitted(shown, head, calibration, True, sure, _threshold(calibration(evidence), inside, false_rate), margin, report)
+
+
+def _several(shown: Utterances, head: Head, logits: Floats, truth: NDArray[np.bool_], sure: float, margin: float) -> Fitted:
+    from semantic_router.calibration import ece
+
+    def calibrated(rows: NDArray[np.bool_]) -> tuple[Calibration, float]:
+        calibration = _platt(logits[rows].reshape(-1, 1), truth[rows].reshape(-1))
+        found = calibration(logits[rows].reshape(-1, 1)).reshape(truth[rows].shape)
+        return calibration, float(max(np.arange(0.1, 0.9, 0.02), key=lambda at: ((found >= at) == truth[rows]).all(1).mean()))
+
+    probabilities, chosen, close = np.zeros(truth.shape), np.zeros(truth.shape, bool), np.zeros(truth.shape, bool)
+    for half in _halves(len(truth)):
+        calibration, threshold = calibrated(~half)
+        probabilities[half] = calibration(logits[half].reshape(-1, 1)).reshape(truth[half].shape)
+        chosen[half] = probabilities[half] >= threshold
+        close[half] = chosen[half] & (probabilities[half] < threshold + margin)
+    inside, exact = truth.any(1), (chosen == truth).all(1)
+    best = truth[np.arange(len(truth)), logits.argmax(1)]
+    report = Report(
+        rows=len(truth), out_of_scope_rows=int((~inside).sum()), exact=float(exact.mean()), best_is_right=float(best[inside].mean()),
+        out_of_scope_recall=float((~chosen[~inside].any(1)).mean()) if (~inside).any() else None, false_out_of_scope=float((~chosen[inside].any(1)).mean()),
+        calibration_error=ece(probabilities.reshape(-1), truth.reshape(-1)), ambiguous=float(close.any(1).mean()), right_if_ambiguous=float(exact[close.any(1)].mean()) if close.any() else None,
+    )  # fmt: skip
+    calibration, threshold = calibrated(np.ones(len(truth), bool))
+    return Fitted(shown, head, calibration, False, sure, threshold, margin, report)
+
+
+def _halves(count: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    half = np.random.default_rng(0).permutation(count) < count // 2
+    return half, ~half
