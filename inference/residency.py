@@ -8,12 +8,13 @@ else what is in flight ends first, and whoever asks meanwhile waits for the new 
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ import structlog
 
 from inference import admission
 from inference.engines import Engine
-from runtime.artifacts import base_name, fetch
+from runtime.artifacts import base_name, fetch, weight_shapes
 from runtime.errors import InvalidInput
 from runtime.follower import Follower
 from runtime.kafka import Record
 from runtime.objects import Objects
 from runtime.project import Project
 from runtime.signing import NO_KEYS, Keys
+from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import Prompt, prompt_ids
+from runtime.tasks.samples import answer, ask, task_input
 from schemas.codec import Codec
 from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, BaseEpoch
 from schemas.topics import ADAPTERS, BASE
@@ -53,6 +56,7 @@ class _Serving:
     """An engine on an epoch's base: the live version of each adapter, and how many hold which engine name."""
 
     engine: Engine
+    base: str
     epoch: BaseEpoch
     live: dict[str, AdapterVersion] = field(default_factory=dict)
     leases: Counter[str] = field(default_factory=Counter)
@@ -219,7 +223,7 @@ class Residency:
         if not beside:
             await self._end()
         log.info("epoch.switching", epoch=epoch.epoch, beside=beside)
-        serving = _Serving(self._make_engine(base), epoch)
+        serving = _Serving(self._make_engine(base), base, epoch)
         await serving.engine.start()
         try:
             for adapter, number in self._wanted.items():
@@ -244,13 +248,32 @@ class Residency:
         """Fetches, checks, loads and warms. Raises InvalidInput for one that may not serve."""
         admission.check_record(version, serving.epoch.epoch)
         folder = await fetch(version, self._objects, self._folder, self._keys)
-        await asyncio.to_thread(admission.check_files, version, folder, base_name(serving.epoch.epoch, serving.epoch.base_sha256))
-        engine, ids = serving.engine, prompt_ids(self._tokenizer, PROBE)
+        await asyncio.to_thread(admission.check_files, version, folder, base_name(serving.epoch.epoch, serving.epoch.base_sha256), weight_shapes(Path(serving.base)))
+        engine = serving.engine
         await engine.add(version.engine_name, folder)
-        base, again = await engine.probe(ids, None), await engine.probe(ids, None)
-        if not admission.has_effect(base, again, await engine.probe(ids, version.engine_name)):
+        try:
+            await self._prove(engine, version)
+        except InvalidInput:
             await engine.remove(version.engine_name)
-            raise InvalidInput(f"{version.engine_name} has no effect: it answers as the base does")
+            raise
+
+    async def _prove(self, engine: Engine, version: AdapterVersion) -> None:
+        """Asks the loaded version. Raises InvalidInput for one that answers as the base does, or not in the form of its task."""
+        name, ids = version.engine_name, prompt_ids(self._tokenizer, PROBE)
+        base, again, adapted = await engine.probe(ids, None), await engine.probe(ids, None), await engine.probe(ids, name)
+        if not all(map(math.isfinite, adapted.values())):
+            raise InvalidInput(f"{name} answers with no numbers: its weights are too large, or none")
+        if not admission.has_effect(base, again, adapted):
+            raise InvalidInput(f"{name} has no effect: it answers as the base does")
+        declared = self._project.adapters[name.partition("@")[0]].spec
+        spec, given = replace(declared, tools=declared.tools[: declared.shortlist]), task_input(declared.task, PROBE.user, {})
+        if spec.task == "tool" and not spec.tools:
+            return  # they come with each message
+        made = await engine.generate(prompt_ids(self._tokenizer, ask(spec, given)), name, grammar(spec, given), MAX_TOKENS[spec.task])
+        try:
+            answer(spec, made.text, given)
+        except ValueError as error:
+            raise InvalidInput(f"{name} does not answer in the form of its task: {error}") from error
 
     async def _drain(self, serving: _Serving, version: AdapterVersion) -> None:
         """Unloads a replaced version once nothing in flight names it."""

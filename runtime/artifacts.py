@@ -7,8 +7,11 @@ import fcntl
 import hashlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+
+from safetensors import safe_open
 
 from runtime.errors import IntegrityError, InvalidInput
 from runtime.objects import Objects
@@ -25,6 +28,16 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._-]*")
 def base_name(epoch: int, sha256: str) -> str:
     """What an adapter's configuration calls the base that it belongs to."""
     return f"base@{epoch}-{sha256[:8]}"
+
+
+@cache
+def weight_shapes(folder: Path) -> Mapping[str, tuple[int, ...]] | None:
+    """The shapes of a model's weights by name, from the heads of its safetensors files; None where it has none."""
+    found: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "np") as tensors:
+            found |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118  it is no dict
+    return found or None
 
 
 async def store(objects: Objects, prefix: str, folder: Path, names: Sequence[str]) -> tuple[ArtifactFile, ...]:

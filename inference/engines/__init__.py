@@ -40,8 +40,17 @@ class Engine(Protocol):
     def names(self) -> frozenset[str]:
         """The loaded adapters."""
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that the engine is working on or has waiting."""
+
     async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int) -> Generation:
-        """Greedy completion of the token ids `prompt`. Raises Transient when the engine fails."""
+        """Greedy completion of the token ids `prompt`; cancelled, it is cancelled in the engine.
+
+        Raises:
+            InvalidInput: the prompt is too long, the grammar none, or the adapter not loaded.
+            Transient: the engine fails.
+        """
 
     async def probe(self, prompt: Sequence[int], adapter: str | None) -> dict[int, float]:
         """Log probabilities of the likeliest first tokens."""

@@ -133,6 +133,10 @@ class VllmEngine:
     def names(self) -> frozenset[str]:
         return frozenset(self._loaded)
 
+    @property
+    def in_flight(self) -> int:
+        return 0 if self._engine is None else self._engine.output_processor.get_num_unfinished_requests()
+
     async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int) -> Generation:
         from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
@@ -156,8 +160,11 @@ class VllmEngine:
     async def _last(self, prompt: Sequence[int], adapter: str | None, sampling: Any) -> Any:
         """The finished output of one request."""
         from vllm.inputs import TokensPrompt
-        from vllm.v1.engine.exceptions import EngineDeadError
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+        if adapter and adapter not in self._loaded:
+            raise InvalidInput(f"the engine has not loaded {adapter}")
         lora = self._loaded[adapter] if adapter else None
         last = None
         try:
@@ -165,7 +172,11 @@ class VllmEngine:
                 last = output
         except EngineDeadError as error:
             raise Transient(f"the engine died: {error}") from error
-        except ValueError as error:
+        except EngineGenerateError as error:  # around anything that failed on the way to the engine
+            if isinstance(error.__cause__, ValueError):  # a grammar that is none, for one
+                raise InvalidInput(f"the engine refuses the request: {error.__cause__}") from error
+            raise Transient(f"the engine failed at a request: {error.__cause__ or error}") from error
+        except (VLLMClientError, ValueError) as error:
             raise InvalidInput(f"the engine refuses the request: {error}") from error
         if last is None:
             raise Transient("the engine gave no output")

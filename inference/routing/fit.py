@@ -25,8 +25,8 @@ SHOWN = 32
 SHARES = (0.0, 0.25, 0.5, 1.0, 2.0)
 """What the layer on n-grams may count for, beside the one on vectors."""
 GRAM_EPOCHS, GRAM_BATCH, GRAM_RATE = 8, 64, 0.02
-HELD_OUT = 5
-"""Every fifth row is held out where no validation rows are given."""
+HELD_OUT = 10
+"""Every tenth row is held out where no validation rows are given."""
 _NO_GRAMS = np.zeros((BUCKETS, 0), np.float16), np.zeros(BUCKETS, np.float32)
 Encode = Callable[[Sequence[str]], Floats]
 
@@ -101,7 +101,7 @@ def labelled(rows: Sequence[Mapping[str, Any]]) -> list[Labelled]:
 
 
 def split(rows: Sequence[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
-    """Rows to learn from, and a fifth of them, chosen by a hash of the text, to set thresholds by."""
+    """Rows to learn from, and a tenth of them, chosen by a hash of the text, to set thresholds by."""
 
     def held_out(row: Labelled) -> bool:
         return int.from_bytes(hashlib.sha256(row.text.encode()).digest()[:4]) % HELD_OUT == 0

@@ -56,7 +56,7 @@ def quality(
 def router(
     test: Annotated[list[Path], typer.Option("--test", help="JSON lines of {text, intents}, no intent being out of scope; or files as CLINC150, BANKING77 and NLU++ are published. May be repeated.")],
     train: Annotated[list[Path] | None, typer.Option("--train", help="Rows of the same forms that routes are fitted to, instead of the project's routes; semantic-router with its torch encoder runs beside.")] = None,
-    validation: Annotated[list[Path] | None, typer.Option("--validation", help="Rows that the threshold is fitted to; a fifth of --train when unset.")] = None,
+    validation: Annotated[list[Path] | None, typer.Option("--validation", help="Rows that the threshold is fitted to; a tenth of --train when unset.")] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=0, help="Passes over --train that teach the encoder.")] = 0,
     fitted: Annotated[Path | None, typer.Option("--fitted", help="A folder for what is fitted: made where it is missing, used where it is there.")] = None,
     part: Annotated[str, typer.Option("--part", help="The part of CLINC150's file that is tested.")] = "test",

@@ -66,7 +66,7 @@ def fit(
 ) -> None:
     """Fit routes to labelled requests, and their threshold to rows that they were not made of.
 
-    Without --train the declared utterances stay the routes, and their threshold alone is fitted. Without --validation a fifth of --train is held out.
+    Without --train the declared utterances stay the routes, and their threshold alone is fitted. Without --validation a tenth of --train is held out.
     The report is cross-fitted: each half of the validation rows is judged by what the other half gives.
 
     Example: loom routes fit --train requests.jsonl --out router

@@ -24,6 +24,7 @@ from runtime.project import load_project
 from runtime.transactions import PartitionTransactions
 from schemas.codec import Codec
 from schemas.events import CompletionStatus, Request, RequestCompleted
+from tests.support.engine_contract import check_engine
 from tests.support.kafka import publish, read_all
 
 CODEC = Codec()
@@ -190,6 +191,17 @@ async def test_an_engine_compiles_nothing_leaves_the_cores_alone_between_request
     finally:
         await first.stop()
         await second.stop()
+
+
+@pytest.mark.asyncio
+async def test_vllm_keeps_the_contract_of_engines(tmp_path: Path) -> None:
+    base = load_project(PROJECT).base_folder
+    engine = VllmEngine(base)
+    await engine.start()
+    try:
+        await check_engine(engine, base, tmp_path)
+    finally:
+        await engine.stop()
 
 
 STOPPED_EARLY = """

@@ -1,0 +1,114 @@
+"""What any engine behind the port must do, on a base and adapters of random weights."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from inference.admission import has_effect
+from inference.engines import Engine
+from runtime.artifacts import weight_shapes
+from runtime.errors import InvalidInput
+
+RANK = 8
+LONG = [5 + at % 97 for at in range(200)]
+"""Over 128 tokens: vLLM caches what a prompt begins with, in blocks of that size on a CPU."""
+SHORT = [5, 6, 7]
+
+
+def random_adapter(base: str, folder: Path, seed: int, scale: float = 0.05, module: str = "self_attn.q_proj") -> Path:
+    """A LoRA adapter of the base in folder `base`, in PEFT's form; with `scale` 0 it changes nothing."""
+    rng = np.random.default_rng(seed)
+    shapes = weight_shapes(Path(base))
+    assert shapes is not None
+    tensors = {}
+    for name, (outer, inner) in ((name, shape) for name, shape in shapes.items() if name.endswith(f"{module}.weight")):
+        key = f"base_model.model.{name.removesuffix('.weight')}"
+        tensors[f"{key}.lora_A.weight"] = rng.normal(size=(RANK, inner)).astype(np.float32)
+        tensors[f"{key}.lora_B.weight"] = scale * rng.normal(size=(outer, RANK)).astype(np.float32)
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": [module.rsplit(".", maxsplit=1)[-1]], "bias": "none", "base_model_name_or_path": "base"}))
+    return folder
+
+
+async def check_engine(engine: Engine, base: str, folder: Path) -> None:
+    """Holds a started engine, without adapters, to the contract."""
+    await adapters_come_answer_and_go(engine, base, folder)
+    await bad_requests_are_refused_and_harm_nobody(engine, base, folder)
+    await requests_share_the_engine(engine)
+
+
+async def adapters_come_answer_and_go(engine: Engine, base: str, folder: Path) -> None:
+    first, second = random_adapter(base, folder / "1", 1), random_adapter(base, folder / "2", 2)
+    assert engine.names() == frozenset()
+    await engine.add("tool@1-aaaaaaaa", first)
+    alone = await engine.probe(LONG, None)
+    before = await engine.probe(LONG, "tool@1-aaaaaaaa")
+    assert has_effect(alone, await engine.probe(LONG, None), before)
+    await engine.add("tool@2-bbbbbbbb", second)
+    assert engine.names() == {"tool@1-aaaaaaaa", "tool@2-bbbbbbbb"}
+    after = await engine.probe(LONG, "tool@2-bbbbbbbb")
+    assert has_effect(before, await engine.probe(LONG, "tool@1-aaaaaaaa"), after), "the second version answers with what the first one left in the cache"
+    await engine.remove("tool@1-aaaaaaaa")
+    assert engine.names() == {"tool@2-bbbbbbbb"}
+    with pytest.raises(InvalidInput, match="tool@1-aaaaaaaa"):
+        await engine.generate(SHORT, "tool@1-aaaaaaaa", None, 4)
+    # the same weights under a third name answer as they did under the first
+    await engine.add("tool@3-cccccccc", first)
+    assert not has_effect(before, before, await engine.probe(LONG, "tool@3-cccccccc"))
+    one, again = [await engine.generate(SHORT, "tool@3-cccccccc", None, 8) for _ in range(2)]
+    assert (one.text, one.token_count) == (again.text, again.token_count)
+    assert 0 < one.confidence <= 1
+
+
+async def bad_requests_are_refused_and_harm_nobody(engine: Engine, base: str, folder: Path) -> None:
+    loaded = engine.names()
+    with pytest.raises(InvalidInput):
+        await engine.add("gone@1-aaaaaaaa", folder / "nowhere")
+    (folder / "broken").mkdir()
+    with pytest.raises(InvalidInput):
+        await engine.add("broken@1-aaaaaaaa", folder / "broken")
+    with pytest.raises(InvalidInput):
+        await engine.generate([5] * 5000, None, None, 4)
+    with pytest.raises(InvalidInput):
+        await engine.generate(SHORT, None, 'root ::= "a', 4)
+    assert engine.names() == loaded
+    noop = random_adapter(base, folder / "noop", 3, scale=0)
+    await engine.add("noop@1-aaaaaaaa", noop)
+    assert not has_effect(await engine.probe(SHORT, None), await engine.probe(SHORT, None), await engine.probe(SHORT, "noop@1-aaaaaaaa"))
+    await engine.remove("noop@1-aaaaaaaa")
+    assert engine.healthy
+
+
+async def requests_share_the_engine(engine: Engine) -> None:
+    assert (await engine.generate(SHORT, None, 'root ::= "yes" | "no"', 8)).text in ("yes", "no")
+    ends: dict[str, float] = {}
+
+    async def timed(name: str, count: int) -> None:
+        await engine.generate([*SHORT, count], None, f'root ::= "a"{{{count}}}', count + 8)
+        ends[name] = time.monotonic()
+
+    long = asyncio.create_task(timed("long", 300))
+    await asyncio.sleep(0.05)
+    await timed("short", 3)
+    await long
+    assert ends["short"] < ends["long"], "a short request waited for a long one that began earlier"
+    # who goes away takes its request along
+    leaving = asyncio.create_task(engine.generate([*SHORT, 9], None, 'root ::= "b"{800}', 900))
+    await asyncio.sleep(0.2)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await asyncio.wait_for(_until_idle(engine), 5)
+
+
+async def _until_idle(engine: Engine) -> None:
+    while engine.in_flight:
+        await asyncio.sleep(0.02)
