@@ -9,6 +9,7 @@ import uuid
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference.residency import Residency
@@ -100,6 +101,11 @@ def build_api(service: Service, residency: Residency, recorder: Recorder) -> Fas
         if result.status is ResultStatus.REFUSED:
             raise HTTPException(404, result.error)
         return {"request_id": request_id, **result_json(result)}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """What Prometheus reads."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

@@ -8,6 +8,7 @@ else what is in flight ends first, and whoever asks meanwhile waits for the new 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import shutil
 import time
@@ -26,6 +27,7 @@ from runtime.artifacts import base_name, fetch, weight_shapes
 from runtime.errors import InvalidInput
 from runtime.follower import Follower
 from runtime.kafka import Record
+from runtime.metrics import ENGINE_STARTS, LEASES, LOADS, RESIDENT
 from runtime.objects import Objects
 from runtime.project import Project
 from runtime.signing import NO_KEYS, Keys
@@ -114,10 +116,12 @@ class Residency:
             held = None
         name = held.engine_name if held else BASE
         serving.leases[name] += 1
+        LEASES.labels(name).inc()
         try:
             yield Lease(serving.engine, held)
         finally:
             serving.leases[name] -= 1
+            LEASES.labels(name).dec()
             async with serving.released:
                 serving.released.notify_all()
 
@@ -193,11 +197,14 @@ class Residency:
         version, current = self._known.get((adapter, number)), serving.live.get(adapter)
         if version is None or adapter not in self._project.adapters or version.engine_name in self._refused or (current and current.version == number):
             return False
+        began = time.monotonic()
         try:
             await self._load(serving, version)
         except InvalidInput as error:
+            LOADS.labels("refused").observe(time.monotonic() - began)
             await self._turn_down(version, error)
             return False
+        LOADS.labels("admitted").observe(time.monotonic() - began)
         serving.live[adapter] = version
         log.info("adapter.switched", adapter=adapter, engine_name=version.engine_name)
         return True
@@ -225,6 +232,7 @@ class Residency:
         log.info("epoch.switching", epoch=epoch.epoch, beside=beside)
         serving = _Serving(self._make_engine(base), base, epoch)
         await serving.engine.start()
+        ENGINE_STARTS.inc()
         try:
             for adapter, number in self._wanted.items():
                 await self._bring(serving, adapter, number)
@@ -256,6 +264,7 @@ class Residency:
         except InvalidInput:
             await engine.remove(version.engine_name)
             raise
+        RESIDENT.labels(version.engine_name).set(1)
 
     async def _prove(self, engine: Engine, version: AdapterVersion) -> None:
         """Asks the loaded version. Raises InvalidInput for one that answers as the base does, or not in the form of its task."""
@@ -279,14 +288,25 @@ class Residency:
         """Unloads a replaced version once nothing in flight names it."""
         await serving.until_free(version.engine_name)
         await serving.engine.remove(version.engine_name)
+        _forget(version.engine_name)
         log.info("adapter.unloaded", engine_name=version.engine_name)
 
     async def _retire(self, serving: _Serving) -> None:
         """Stops an engine once nothing is in flight on it."""
         await serving.until_free()
+        loaded = serving.engine.names()
         await serving.engine.stop()
+        for name in loaded:
+            _forget(name)
 
     def _chore(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
+
+
+def _forget(engine_name: str) -> None:
+    """Takes an unloaded version out of the metrics."""
+    for metric in (RESIDENT, LEASES):
+        with contextlib.suppress(KeyError):  # nobody ever asked it
+            metric.remove(engine_name)

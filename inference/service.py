@@ -15,6 +15,7 @@ from inference.routing.decision import Decision, Intent
 from inference.routing.router import Router
 from runtime.errors import InvalidInput, Transient
 from runtime.ids import canonical_json, digest
+from runtime.metrics import ANSWER_TOKENS, ANSWERS, COMPLETED, ROUTES
 from runtime.project import Adapter, Project
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import prompt_ids
@@ -75,6 +76,11 @@ class Service:
         Raises:
             Transient: the engine fails, or the router can't be asked; nothing was answered.
         """
+        answered = await self._answer(request, now_ms, offer)
+        COMPLETED.labels(answered.completed.status).inc()
+        return answered
+
+    async def _answer(self, request: Request, now_ms: int, offer: Offer) -> Answer:
         if request.deadline_ms is not None and now_ms > request.deadline_ms:
             return self._closed(request, CompletionStatus.EXPIRED, f"the deadline passed {now_ms - request.deadline_ms} ms ago")
         if len(request.text) > MAX_TEXT_CHARACTERS:
@@ -87,6 +93,8 @@ class Service:
         except InvalidInput as error:
             return self._closed(request, CompletionStatus.FAILED, str(error))
         route_ms = (time.perf_counter() - began) * 1000
+        if decision.status is not None:
+            ROUTES.labels(decision.status).observe(route_ms / 1000)
         results = await asyncio.gather(*(self._result(request, decision.intents, i, version, route_ms, offer) for i in range(len(decision.intents))))
         return self._complete(request, decision, once(results))
 
@@ -95,6 +103,7 @@ class Service:
         if request.adapter_id is None:
             decision = await self._router.route(request.text)
             if decision.status is RouteStatus.UNAVAILABLE:
+                ROUTES.labels(decision.status).observe(0)
                 raise Transient(decision.error or "the router can't be asked")
             return decision, None
         found = ADAPTER_ID.match(request.adapter_id)
@@ -103,7 +112,7 @@ class Service:
         return Decision(None, (Intent(found.group(1), request.text),)), found.group(2)
 
     async def _result(self, request: Request, intents: Sequence[Intent], index: int, version: str | None, route_ms: float, offer: Offer) -> tuple[str, Result]:
-        intent = intents[index]
+        intent, asked = intents[index], time.perf_counter()
         declared = self._project.adapters[intent.adapter]
         async with self._residency.lease(intent.adapter, int(version) if version not in (None, BASE) else None) as lease:
             held = None if version == BASE else lease.version
@@ -124,6 +133,7 @@ class Service:
             output=output, confidence=confidence, timings_ms={"route": route_ms, "generate": generate_ms}, status=status, error=error,
             route_score=intent.score, route_margin=intent.margin, route_nearest=intent.nearest,
         )  # fmt: skip
+        ANSWERS.labels(intent.adapter, status).observe(time.perf_counter() - asked)
         return result_topic(declared.result).name, result
 
     async def _generate(self, engine: Engine, declared: Adapter, request: Request, intent: Intent, engine_name: str | None, offer: Offer) -> tuple[str, float]:
@@ -133,6 +143,7 @@ class Service:
         ((spec, shown),) = await asyncio.to_thread(self._shortlist.narrow, everything, [given])
         ids = prompt_ids(self._tokenizer, ask(spec, shown))
         made = await engine.generate(ids, engine_name, grammar(spec, shown), MAX_TOKENS[spec.task])
+        ANSWER_TOKENS.labels(intent.adapter).inc(made.token_count)
         return canonical_json(answer(spec, made.text, shown)), made.confidence
 
     def _complete(self, request: Request, decision: Decision, results: Sequence[tuple[str, Result]]) -> Answer:

@@ -1,11 +1,11 @@
-"""Metrics of a worker, as Prometheus scrapes them at `LOOM_METRICS_PORT`: all names, units and labels. No text is in them.
+"""Metrics of a worker, as Prometheus scrapes them at `LOOM_METRICS_PORT`, those of inference at `/metrics` of its HTTP side too: all names, units and labels. No text is in them.
 
 Source: Prometheus, "Metric and label naming".
 """
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from runtime.errors import SettingsError
 
@@ -25,6 +25,18 @@ TOKENS = Counter("loom_teacher_tokens", "Tokens of prompts and replies.", ("teac
 COST = Counter("loom_teacher_cost_usd", "US dollars at the declared prices: over `loom_chunks_total` a chunk's, over `loom_examples_total` an example's.", ("teacher", "kind"))
 
 CORRECTIONS = Histogram("loom_correction_seconds", "From the first of the corrections that a version learned to when it went live.", ("adapter",), buckets=(10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400))
+
+ROUTES = Histogram("loom_route_seconds", "From a message to its intents.", ("status",), buckets=SECONDS)
+"""`status`: classified, ambiguous, unknown, unavailable."""
+ANSWERS = Histogram("loom_answer_seconds", "An adapter's answer to one intent, the wait for its version included.", ("adapter", "status"), buckets=SECONDS)
+"""`status`: as results have it."""
+ANSWER_TOKENS = Counter("loom_answer_tokens", "Tokens that adapters answered.", ("adapter",))
+COMPLETED = Counter("loom_requests_completed", "Requests that had their last word.", ("status",))
+RESIDENT = Gauge("loom_adapter_resident", "1 for each version that the engine has loaded.", ("engine_name",))
+LEASES = Gauge("loom_adapter_leases", "Answers in flight, by the version that gives them; of the base alone under `base`.", ("engine_name",))
+LOADS = Histogram("loom_adapter_load_seconds", "From a version's record to its admission or refusal: fetched, checked, loaded, asked.", ("outcome",), buckets=SECONDS)
+"""`outcome`: admitted, refused."""
+ENGINE_STARTS = Counter("loom_engine_starts", "Engines started: the first one, one for each base epoch, one after each that died.")
 
 
 def serve_metrics(port: int, host: str) -> None:

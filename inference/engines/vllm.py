@@ -159,8 +159,8 @@ class VllmEngine:
 
     async def _last(self, prompt: Sequence[int], adapter: str | None, sampling: Any) -> Any:
         """The finished output of one request."""
-        from vllm.inputs import TokensPrompt
         from vllm.exceptions import VLLMClientError
+        from vllm.inputs import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         if adapter and adapter not in self._loaded:
