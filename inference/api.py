@@ -3,12 +3,15 @@ request (marked `served`), results and the last word in one transaction."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, HTTPException, Response
+from fastapi import Request as HttpRequest
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +24,9 @@ from runtime.project import ToolDeclaration
 from schemas.events import Request, Result, ResultStatus
 from schemas.topics import COMPLETED, REQUESTS
 
+AT_ONCE = 256
+T = TypeVar("T")
+
 
 class Ask(BaseModel):
     """A message to route."""
@@ -30,6 +36,7 @@ class Ask(BaseModel):
     context: dict[str, str] = Field(default_factory=lambda: {"user_id": "current"})
     tools: tuple[str, ...] | None = None
     conversation_id: str | None = Field(None, max_length=256)
+    timeout_ms: int | None = Field(None, ge=1)
 
 
 class Generate(BaseModel):
@@ -41,6 +48,7 @@ class Generate(BaseModel):
     context: dict[str, str] = Field(default_factory=lambda: {"user_id": "current"})
     labels: tuple[str, ...] | None = Field(None, min_length=1, max_length=256)
     tools: tuple[ToolDeclaration, ...] | None = Field(None, max_length=64)
+    timeout_ms: int | None = Field(None, ge=1)
 
 
 class Recorder:
@@ -66,40 +74,69 @@ def result_json(result: Result) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def build_api(service: Service, residency: Residency, recorder: Recorder) -> FastAPI:
-    """The application."""
-    app = FastAPI(title="loraloom")
+async def attended(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns; it is cancelled when the client goes away.
 
-    async def serve(request: Request, offer: Offer = DECLARED) -> Answer:
+    Raises:
+        HTTPException: the client went away (499, as nginx has it); nobody reads that.
+    """
+    working, watching = asyncio.create_task(work), asyncio.create_task(_gone(http))
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+    await asyncio.wait((working,))
+    raise HTTPException(499, "the client went away")
+
+
+async def _gone(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def build_api(service: Service, residency: Residency, recorder: Recorder, at_once: int = AT_ONCE) -> FastAPI:
+    """The application, which takes on `at_once` requests; who comes beyond that is told to come again."""
+    app, taken = FastAPI(title="loraloom"), 0
+
+    async def serve(http: HttpRequest, request: Request, offer: Offer = DECLARED) -> Answer:
+        nonlocal taken
+        if taken >= at_once:
+            raise HTTPException(429, f"{at_once} requests are being answered: come again", headers={"Retry-After": "1"})
+        taken += 1
         try:
-            answer = await service.answer(request, int(time.time() * 1000), offer)
+            answer = await attended(http, service.answer(request, _now_ms(), offer))
         except Transient as error:
             raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from error
+        finally:
+            taken -= 1
         await recorder.record(request, answer)
         return answer
 
     @app.post("/ask")
-    async def ask(body: Ask) -> dict[str, Any]:
+    async def ask(body: Ask, http: HttpRequest) -> dict[str, Any]:
         """Routes the message and answers every intent of it."""
         request_id = uuid.uuid4().hex
-        answer = await serve(
-            Request(request_id=request_id, conversation_id=body.conversation_id or request_id, text=body.text, context=body.context, tools=body.tools, adapter_id=None, deadline_ms=None, served="http")
-        )
+        conversation = body.conversation_id or request_id
+        answer = await serve(http, Request(request_id=request_id, conversation_id=conversation, text=body.text, context=body.context, tools=body.tools, deadline_ms=_deadline(body.timeout_ms), served="http"))
         return {"request_id": request_id, "status": answer.completed.status, "route": answer.completed.route, "error": answer.completed.error, "results": [{"topic": topic, **result_json(r)} for topic, r in answer.results]}
 
     @app.post("/generate")
-    async def generate(body: Generate) -> dict[str, Any]:
+    async def generate(body: Generate, http: HttpRequest) -> dict[str, Any]:
         """Asks one adapter."""
         request_id = uuid.uuid4().hex
         answer = await serve(
-            Request(request_id=request_id, conversation_id=request_id, text=body.prompt, context=body.context, tools=None, adapter_id=body.adapter_id, deadline_ms=None, served="http"),
+            http,
+            Request(request_id=request_id, conversation_id=request_id, text=body.prompt, context=body.context, adapter_id=body.adapter_id, deadline_ms=_deadline(body.timeout_ms), served="http"),
             Offer(body.labels, None if body.tools is None else tuple(t.tool for t in body.tools)),
         )
         if not answer.results:
             raise HTTPException(404, answer.completed.error)
         _, result = answer.results[0]
-        if result.status is ResultStatus.REFUSED:
-            raise HTTPException(404, result.error)
+        if result.status in (ResultStatus.REFUSED, ResultStatus.EXPIRED):
+            raise HTTPException(404 if result.status is ResultStatus.REFUSED else 504, result.error)
         return {"request_id": request_id, **result_json(result)}
 
     @app.get("/metrics")
@@ -118,3 +155,11 @@ def build_api(service: Service, residency: Residency, recorder: Recorder) -> Fas
         return {"state": residency.state, "epoch": residency.epoch, "adapters": {name: v.engine_name for name, v in residency.live().items()}}
 
     return app
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _deadline(timeout_ms: int | None) -> int | None:
+    return None if timeout_ms is None else _now_ms() + timeout_ms

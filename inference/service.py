@@ -82,7 +82,7 @@ class Service:
 
     async def _answer(self, request: Request, now_ms: int, offer: Offer) -> Answer:
         if request.deadline_ms is not None and now_ms > request.deadline_ms:
-            return self._closed(request, CompletionStatus.EXPIRED, f"the deadline passed {now_ms - request.deadline_ms} ms ago")
+            return self._closed(request, CompletionStatus.EXPIRED, f"DEADLINE_EXCEEDED: the deadline passed {now_ms - request.deadline_ms} ms ago")
         if len(request.text) > MAX_TEXT_CHARACTERS:
             return self._closed(request, CompletionStatus.FAILED, f"the text has {len(request.text)} characters, {MAX_TEXT_CHARACTERS} at most")
         if not request.text.strip():
@@ -95,7 +95,8 @@ class Service:
         route_ms = (time.perf_counter() - began) * 1000
         if decision.status is not None:
             ROUTES.labels(decision.status).observe(route_ms / 1000)
-        results = await asyncio.gather(*(self._result(request, decision.intents, i, version, route_ms, offer) for i in range(len(decision.intents))))
+        until = None if request.deadline_ms is None else began + (request.deadline_ms - now_ms) / 1000
+        results = await asyncio.gather(*(self._result(request, decision.intents, i, version, route_ms, offer, until) for i in range(len(decision.intents))))
         return self._complete(request, decision, once(results))
 
     async def _decision(self, request: Request) -> tuple[Decision, str | None]:
@@ -111,22 +112,29 @@ class Service:
             raise InvalidInput(f"no adapter {request.adapter_id[:64]!r}: one of {', '.join(self._project.adapters)}, also with @version or @base")
         return Decision(None, (Intent(found.group(1), request.text),)), found.group(2)
 
-    async def _result(self, request: Request, intents: Sequence[Intent], index: int, version: str | None, route_ms: float, offer: Offer) -> tuple[str, Result]:
+    async def _result(self, request: Request, intents: Sequence[Intent], index: int, version: str | None, route_ms: float, offer: Offer, until: float | None) -> tuple[str, Result]:
+        """One intent's result; `until` is when its deadline passes, by `time.perf_counter`: then the engine is told to stop."""
         intent, asked = intents[index], time.perf_counter()
         declared = self._project.adapters[intent.adapter]
-        async with self._residency.lease(intent.adapter, int(version) if version not in (None, BASE) else None) as lease:
-            held = None if version == BASE else lease.version
-            status, output, error, confidence, generate_ms = ResultStatus.REFUSED, None, None, None, 0.0
-            if held is None and version != BASE:
-                error = f"adapter {intent.adapter} has no live version" + (f" {version}" if version else "")
-            else:
-                began = time.perf_counter()
-                try:
-                    output, confidence = await self._generate(lease.engine, declared, request, intent, held.engine_name if held else None, offer)
-                    status = ResultStatus.OK
-                except (ValueError, InvalidInput) as failure:
-                    status, error = ResultStatus.FAILED, str(failure)
-                generate_ms = (time.perf_counter() - began) * 1000
+        status, output, error, confidence, generate_ms, held = ResultStatus.REFUSED, None, None, None, 0.0, None
+        try:
+            async with asyncio.timeout(None if until is None else until - asked), self._residency.lease(intent.adapter, int(version) if version not in (None, BASE) else None) as lease:
+                held = None if version == BASE else lease.version
+                if held is None and version != BASE:
+                    error = f"adapter {intent.adapter} has no live version" + (f" {version}" if version else "")
+                else:
+                    began = time.perf_counter()
+                    try:
+                        output, confidence = await self._generate(lease.engine, declared, request, intent, held.engine_name if held else None, offer)
+                        status = ResultStatus.OK
+                    except (ValueError, InvalidInput) as failure:
+                        status, error = ResultStatus.FAILED, str(failure)
+                    finally:
+                        generate_ms = (time.perf_counter() - began) * 1000
+        except TimeoutError:
+            if until is None:
+                raise
+            status, error = ResultStatus.EXPIRED, f"DEADLINE_EXCEEDED: no answer within {(time.perf_counter() - asked) * 1000:.0f} ms"
         result = Result(
             result_id=digest("result", request.request_id, declared.task, index), request_id=request.request_id, task=declared.task, adapter=intent.adapter,
             version=held.version if held else None, engine_name=held.engine_name if held else None, intent_index=index, intent_count=len(intents), text=intent.text,
@@ -153,6 +161,8 @@ class Service:
             status = CompletionStatus.UNKNOWN
         elif len(good) == len(results):
             status = CompletionStatus.OK
+        elif not good and any(result.status is ResultStatus.EXPIRED for _, result in results):
+            status = CompletionStatus.EXPIRED
         else:
             status = CompletionStatus.PARTIAL if good else CompletionStatus.FAILED
         references = tuple(ResultReference(result_id=result.result_id, topic=topic) for topic, result in results)

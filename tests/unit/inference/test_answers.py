@@ -63,12 +63,28 @@ class Decides:
         return self._decision
 
 
-def answer(decision: Decision, texts: dict[str, str | Exception], request: dict[str, Any] | None = None, now_ms: int = 0) -> Answer:
+def answer(decision: Decision, texts: dict[str, str | Exception], request: dict[str, Any] | None = None, now_ms: int = 0, engine: Says | None = None) -> Answer:
     live = {"tool": version(7, "tool"), "classifier": version(2, "classifier")}
-    service = Service(PROJECT, Decides(decision), Leases(Says(texts), live), load_tokenizer(PROJECT.base_folder), Shortlist(lambda _: 1 / 0))  # type: ignore[arg-type, return-value]
+    service = Service(PROJECT, Decides(decision), Leases(engine or Says(texts), live), load_tokenizer(PROJECT.base_folder), Shortlist(lambda _: 1 / 0))  # type: ignore[arg-type, return-value]
     spec = PROJECT.adapters["tool"].declared_tools[0].name
     fields = {"request_id": "r", "conversation_id": "c", "text": "reset my password", "context": {"user_id": "7"}, "tools": (spec,)}
     return asyncio.run(service.answer(Request(**(fields | (request or {}))), now_ms))
+
+
+class Slow(Says):
+    """An engine that takes a second for the tool, and notes who gave up."""
+
+    def __init__(self, texts: dict[str, str | Exception]) -> None:
+        super().__init__(texts)
+        self.left: list[str | None] = []
+
+    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int) -> Generation:
+        try:
+            await asyncio.sleep(1 if (adapter or "").startswith("tool") else 0)
+        except asyncio.CancelledError:
+            self.left.append(adapter)
+            raise
+        return await super().generate(prompt, adapter, grammar, max_tokens)
 
 
 CLEAR = Decision(RouteStatus.CLASSIFIED, (MOOD, TOOL))
@@ -147,3 +163,13 @@ def test_answers_are_counted() -> None:
     before = [value(name, **labels) for name, labels in names]
     answer(CLEAR, GOOD)
     assert [value(name, **labels) - was for (name, labels), was in zip(names, before, strict=True)] == [1, 1, 3, 1]
+
+
+def test_a_deadline_that_passes_is_a_result_and_the_engine_is_told_to_stop() -> None:
+    engine = Slow(GOOD)
+    told = answer(CLEAR, {}, {"deadline_ms": 1100}, 1000, engine)
+    (_, mood), (_, call) = told.results
+    assert (mood.status, call.status, told.completed.status) == (ResultStatus.OK, ResultStatus.EXPIRED, CompletionStatus.PARTIAL)
+    assert (call.error or "").startswith("DEADLINE_EXCEEDED: no answer within 1")
+    assert engine.left == ["tool@7-0123abcd"]
+    assert answer(Decision(RouteStatus.CLASSIFIED, (TOOL,)), {}, {"deadline_ms": 1100}, 1000, engine).completed.status is CompletionStatus.EXPIRED
