@@ -57,7 +57,7 @@ def fit(
     train: Rows = None,
     validation: Rows = None,
     out: Annotated[Path, typer.Option("--out", help="The folder that `[router] fitted` names.")] = Path("router"),
-    epochs: Annotated[int, typer.Option("--epochs", min=0, help="Passes over --train that teach the encoder; 0 leaves it as it is. Five take four minutes per thousand rows on one core.")] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", min=0, help="Passes over --train that teach the encoder; 0 leaves it as it is. Five take a minute or two per thousand rows on two cores.")] = 0,
     encoder: Annotated[str | None, typer.Option("--encoder", help="With --epochs: a folder, or a name on the hub, of an encoder such as DistilBERT; MiniLM when unset.")] = None,
     false_rate: Annotated[float, typer.Option("--false-rate", min=0, max=0.5, help="Share of what is in scope that may be held for out of scope.")] = 0.02,
     seed: Annotated[int, typer.Option("--seed", help="Of the encoder's training.")] = 0,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -88,6 +88,7 @@ def test_a_head_tells_routes_and_what_is_out_of_scope(fitted: Fitted) -> None:
     assert set(scores["password", ""].nearest.split()) & set(WORDS["password"])
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.floats(0.0, 0.3))
 def test_at_most_so_much_of_what_is_in_scope_is_held_for_out_of_scope(rate: float) -> None:
     declared = {("password", ""): ["reset password", "login"], ("order", ""): ["order parcel"]}

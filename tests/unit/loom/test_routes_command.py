@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from loom.cli import app
@@ -13,6 +15,13 @@ from runtime.errors import InvalidInput, LoomError, SettingsError
 
 PROJECT = Path(__file__).parents[3] / "examples/pebblewire/loom.toml"
 PHRASINGS = Path(__file__).parents[2] / "phrasings/requests.jsonl"
+
+
+@pytest.fixture(autouse=True)
+def logs_go_on() -> Iterator[None]:
+    """What a command logs to is closed when its runner ends."""
+    yield
+    structlog.reset_defaults()
 
 
 def invoke(*arguments: str | Path) -> str:
