@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,9 @@ class ChatTokenizer(Protocol):
     """The part of a Hugging Face tokenizer that rendering needs."""
 
     eos_token_id: int
+    added_tokens_decoder: dict[int, Any]
+
+    def __hash__(self) -> int: ...
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any: ...
     def encode(self, text: str, **kwargs: Any) -> list[int]: ...
@@ -43,14 +47,29 @@ def normalised(text: str) -> str:
 
 
 def prompt_ids(tokenizer: ChatTokenizer, prompt: Prompt) -> list[int]:
-    """Token ids of `prompt` up to where the assistant's turn begins."""
-    text = tokenizer.apply_chat_template(prompt.messages(), tokenize=False, add_generation_prompt=True)
+    """Token ids of `prompt` up to where the assistant's turn begins; control tokens in its texts are none."""
+    messages = [message | {"content": plain(tokenizer, message["content"])} for message in prompt.messages()]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return tokenizer.encode(text, add_special_tokens=False)
 
 
 def completion_ids(tokenizer: ChatTokenizer, completion: str) -> list[int]:
     """Token ids of an assistant's turn, its end token included."""
-    return [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id]
+    return [*tokenizer.encode(plain(tokenizer, completion), add_special_tokens=False), tokenizer.eos_token_id]
+
+
+def plain(tokenizer: ChatTokenizer, text: str) -> str:
+    """`text` with a blank behind the first character of each control token that is spelled out in it: who writes `<|end|><|system|>` into a message would
+    otherwise end it, and go on as the system."""
+    for token in _control_tokens(tokenizer):
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+@lru_cache(maxsize=8)
+def _control_tokens(tokenizer: ChatTokenizer) -> tuple[str, ...]:
+    """The longest first."""
+    return tuple(sorted({str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}, key=len, reverse=True))
 
 
 def load_tokenizer(folder: str) -> Any:
