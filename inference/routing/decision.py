@@ -48,29 +48,36 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The score from which each adapter that has routes is chosen, the margin below which a choice is ambiguous, and the cosine to an utterance from which a clause
-    asks for what the utterance is for, whatever its form."""
+    """The score from which each adapter that has routes is chosen, the margin below which a choice is ambiguous, the cosine to an utterance from which a clause
+    asks for what the utterance is for, whatever its form, and, where messages are scored as a whole, the score from which a clause that asks is an intent of its own
+    beside another one."""
 
     score: Mapping[str, float]
     margin: float
     sure: float
+    split: float = 0.0
 
 
-def decide(adapters: Mapping[str, Adapter], thresholds: Thresholds, text: str, parts: Sequence[str], ranked: Sequence[Scores], whole: Scores | None = None) -> Decision:
-    """The decision on a message from the scores of its clauses, and of all of it where routes don't exclude one another.
+def decide(adapters: Mapping[str, Adapter], thresholds: Thresholds, text: str, parts: Sequence[str], ranked: Sequence[Scores], whole: Scores | None = None, exclusive: bool = True) -> Decision:
+    """The decision on a message from the scores of its clauses, and of the `whole` of it where routes are known from whole messages; `exclusive` where these are for
+    one route at most.
 
     Clauses of one adapter are one intent, unless two or more of them ask for something.
     """
     always = [Intent(name, text, always=True) for name, adapter in adapters.items() if adapter.sees_every_message and name not in thresholds.score]
     over_all = [_over_all(name, thresholds, text, ranked) for name, adapter in adapters.items() if adapter.whole_message]
-    chosen: dict[str, list[_Clause]] = {}
-    for part, scores in zip(parts, ranked, strict=True):
-        for clause in _choices(adapters, thresholds, part, scores, exclusive=whole is None):
-            chosen.setdefault(clause.route[0], []).append(clause)
-    if whole is not None:
-        told = {clause.route[0]: clause for clause in _choices(adapters, thresholds, text, whole, exclusive=False)}
-        chosen = {name: found if len(found := chosen.get(name, [])) > 1 else [clause] for name, clause in told.items()}
+    found_in = [clause for part, scores in zip(parts, ranked, strict=True) for clause in _choices(adapters, thresholds, part, scores, exclusive)]
     intents = [intent for intent in over_all if intent is not None]
+    if whole is not None and exclusive:
+        apart = apart_from_others(found_in, thresholds)
+        intents += [clause.intent(clause.text) for clause in apart] if len(apart) > 1 else [clause.intent(text) for clause in _choices(adapters, thresholds, text, whole, exclusive)]
+        return Decision(_status(intents, thresholds), (*always, *intents))
+    chosen: dict[str, list[Clause]] = {}
+    for clause in found_in:
+        chosen.setdefault(clause.route[0], []).append(clause)
+    if whole is not None:
+        told = {clause.route[0]: clause for clause in _choices(adapters, thresholds, text, whole, exclusive)}
+        chosen = {name: found if len(found := chosen.get(name, [])) > 1 else [clause] for name, clause in told.items()}
     for found in chosen.values():
         asking = _asking(found, thresholds.sure)
         best = max(found, key=lambda clause: clause.match.score)
@@ -79,18 +86,26 @@ def decide(adapters: Mapping[str, Adapter], thresholds: Thresholds, text: str, p
         else:
             # one request, with what else is said of it: the adapter needs the whole
             intents.append(best.intent(text if len(chosen) == 1 else " ".join(clause.text for clause in found)))
-    status = RouteStatus.UNKNOWN if not intents else RouteStatus.AMBIGUOUS if any(i.margin is not None and i.margin < thresholds.margin for i in intents) else RouteStatus.CLASSIFIED
-    return Decision(status, (*always, *intents))
+    return Decision(_status(intents, thresholds), (*always, *intents))
+
+
+def _status(intents: Sequence[Intent], thresholds: Thresholds) -> RouteStatus:
+    if not intents:
+        return RouteStatus.UNKNOWN
+    return RouteStatus.AMBIGUOUS if any(i.margin is not None and i.margin < thresholds.margin for i in intents) else RouteStatus.CLASSIFIED
 
 
 @dataclass(frozen=True, slots=True)
-class _Clause:
+class Clause:
+    """A clause with the route that it is for."""
+
     text: str
     route: Route
     match: Match
     margin: float
 
     def intent(self, text: str) -> Intent:
+        """What this clause says, as an intent of `text`."""
         return Intent(self.route[0], text, self.match.score, self.margin, self.match.nearest)
 
 
@@ -100,7 +115,7 @@ def _over_all(name: str, thresholds: Thresholds, text: str, ranked: Sequence[Sco
     return None if best is None or best.score < thresholds.score[name] else Intent(name, text, best.score, nearest=best.nearest)
 
 
-def _choices(adapters: Mapping[str, Adapter], thresholds: Thresholds, text: str, scores: Scores, exclusive: bool) -> list[_Clause]:
+def _choices(adapters: Mapping[str, Adapter], thresholds: Thresholds, text: str, scores: Scores, exclusive: bool) -> list[Clause]:
     """The best route of each adapter that is above its threshold; of adapters that exclude one another, that of the best."""
     best: dict[str, tuple[Route, Match]] = {}
     for route, match in scores.items():
@@ -108,22 +123,27 @@ def _choices(adapters: Mapping[str, Adapter], thresholds: Thresholds, text: str,
             best[route[0]] = route, match
     fitting = sorted((found for found in best.items() if found[1][1].score >= thresholds.score[found[0]]), key=lambda found: -found[1][1].score)
     if not exclusive:
-        return [_Clause(text, route, match, match.score - thresholds.score[name]) for name, (route, match) in fitting]
+        return [Clause(text, route, match, match.score - thresholds.score[name]) for name, (route, match) in fitting]
     if not fitting:
         return []
     name, (route, match) = fitting[0]
     next_best = max((other.score for owner, (_, other) in best.items() if owner != name), default=0.0)
-    return [_Clause(text, route, match, match.score - next_best)]
+    return [Clause(text, route, match, match.score - next_best)]
 
 
-def _asking(found: Sequence[_Clause], sure: float) -> list[_Clause]:
+def apart_from_others(found: Sequence[Clause], thresholds: Thresholds) -> list[Clause]:
+    """The clauses that are intents of their own, where two or more are: they ask, and are scored so high that other clauses' reasons and circumstances are not."""
+    return [clause for clause in found if clause.match.score >= thresholds.split and (is_request(clause.text) or clause.match.similarity >= thresholds.sure)]
+
+
+def _asking(found: Sequence[Clause], sure: float) -> list[Clause]:
     """The clauses that ask: by their form, or since they nearly are an utterance for what no other clause asks for.
 
     "I forgot my password, reset it" asks once; "send the bill. My password is lost" twice.
     """
     by_form = [clause for clause in found if is_request(clause.text)]
     topics = {clause.route for clause in by_form}
-    by_content: dict[Route, _Clause] = {}
+    by_content: dict[Route, Clause] = {}
     for clause in found:
         if clause not in by_form and clause.match.similarity >= sure and clause.route not in topics:
             by_content.setdefault(clause.route, clause)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.routing.decision import Route
+from inference.routing.clauses import clauses, is_request
+from inference.routing.decision import Route, Thresholds
 from inference.routing.ngrams import BUCKETS, matrix, rarity_of
 from inference.routing.scorers import Calibration, Floats, Head, Linear, Nearest, Utterances, exclusive_evidence
 from runtime.errors import InvalidInput
@@ -68,8 +69,12 @@ class Fitted:
     exclusive: bool
     sure: float
     threshold: float
-    margin: float
+    split: float
     report: Report
+
+    def thresholds(self, margin: float) -> Thresholds:
+        """For a decision by them, ambiguous below `margin`."""
+        return Thresholds(dict.fromkeys((adapter for adapter, _ in self.utterances.routes), self.threshold), margin, self.sure, self.split)
 
     def scorer(self) -> Nearest | Linear:
         """What scores clauses by them."""
@@ -140,7 +145,8 @@ def fit(utterances: Mapping[Route, Sequence[str]], train: Sequence[Labelled], va
         head = _one_against_rest(known, np.array([[route in row.routes for route in routes] for row in train]))
     head, logits = _with_grams(head, train, [row.text for row in validation], seen, truth, exclusive)
     if exclusive:
-        return _exclusive(shown, head, *exclusive_evidence(head, logits, seen), truth, sure, false_rate, margin)
+        fitted = _exclusive(shown, head, *exclusive_evidence(head, logits, seen), truth, sure, false_rate, margin)
+        return replace(fitted, split=_split(fitted, [row.text for row in validation if row.routes], encode, false_rate))
     return _several(shown, head, logits, truth, sure, margin)
 
 
@@ -286,7 +292,7 @@ def _exclusive(shown: Utterances, head: Head | None, evidence: Floats, logits: F
         ambiguous=float(close.mean()), right_if_ambiguous=float(right[close].mean()) if close.any() else None,
     )  # fmt: skip
     calibration = _platt(evidence, right)
-    return Fitted(shown, head, calibration, True, sure, _threshold(calibration(evidence), inside, false_rate), margin, report)
+    return Fitted(shown, head, calibration, True, sure, _threshold(calibration(evidence), inside, false_rate), 1.0, report)
 
 
 def _several(shown: Utterances, head: Head, logits: Floats, truth: NDArray[np.bool_], sure: float, margin: float) -> Fitted:
@@ -311,7 +317,25 @@ def _several(shown: Utterances, head: Head, logits: Floats, truth: NDArray[np.bo
         calibration_error=ece(probabilities.reshape(-1), truth.reshape(-1)), ambiguous=float(close.any(1).mean()), right_if_ambiguous=float(exact[close.any(1)].mean()) if close.any() else None,
     )  # fmt: skip
     calibration, threshold = calibrated(np.ones(len(truth), bool))
-    return Fitted(shown, head, calibration, False, sure, threshold, margin, report)
+    return Fitted(shown, head, calibration, False, sure, threshold, threshold, report)
+
+
+def _split(fitted: Fitted, texts: Sequence[str], encode: Encode, false_rate: float) -> float:
+    """The score from which a clause is an intent of its own, so that at most `false_rate` of the messages with one intent, `texts`, are taken for several."""
+    scorer, seconds = fitted.scorer(), []
+    for text in texts:
+        parts = clauses(text)
+        if len(parts) < 2:
+            continue
+        best: dict[Route, float] = {}
+        for part, scores in zip(parts, scorer.score(parts, encode(parts)), strict=True):
+            route, match = max(scores.items(), key=lambda item: item[1].score)
+            if is_request(part) or match.similarity >= fitted.sure:
+                best[route] = max(best.get(route, 0.0), match.score)
+        if len(best) > 1:
+            seconds.append(sorted(best.values())[-2])
+    allowed = int(false_rate * len(texts))
+    return max(fitted.threshold, float(np.nextafter(sorted(seconds)[-allowed - 1], 2)) if len(seconds) > allowed else 0.0)
 
 
 def _halves(count: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -36,7 +36,7 @@ def save_routes(fitted: Fitted, folder: Path, encoder: Path | None = None) -> No
     described = {
         "format": FORMAT,
         "files": {file.name: _sha256(file) for file in sorted(part.iterdir())},
-        "exclusive": fitted.exclusive, "sure": fitted.sure, "threshold": fitted.threshold, "margin": fitted.margin,
+        "exclusive": fitted.exclusive, "sure": fitted.sure, "threshold": fitted.threshold, "split": fitted.split,
         "calibration": asdict(fitted.calibration), "report": fitted.report.as_json(),
         "routes": [{"route": "/".join(filter(None, route)), "utterances": texts} for route, texts in zip(fitted.utterances.routes, fitted.utterances.texts, strict=True)],
     }  # fmt: skip
@@ -66,7 +66,7 @@ def load_routes(folder: Path, threads: int = 1) -> tuple[Fitted, Encoder]:
         utterances = Utterances(tuple(route_of(r["route"]) for r in routes), tuple(tuple(r["utterances"]) for r in routes), tensors["vectors"])
         head = Head(**{name: tensors[name] for name in Head.__slots__}) if "weights" in tensors else None
         calibration = Calibration(tuple(described["calibration"]["weights"]), described["calibration"]["bias"])
-        fitted = Fitted(utterances, head, calibration, described["exclusive"], described["sure"], described["threshold"], described["margin"], Report(**described["report"]))
+        fitted = Fitted(utterances, head, calibration, described["exclusive"], described["sure"], described["threshold"], described["split"], Report(**described["report"]))
     except FileNotFoundError as error:
         raise SettingsError(f"{folder}: no fitted routes, {Path(error.filename).name} is missing: loom routes fit writes them") from None
     except (KeyError, TypeError, ValueError, SafetensorError) as error:

@@ -54,10 +54,10 @@ class Routes:
     def decide(self, text: str) -> Decision:
         """The decision on `text`."""
         message, parts = one_line(text), clauses(text)
-        asked = list(dict.fromkeys([*(form for part in parts for form in (part, heading(part))), *([] if self._scorer.exclusive else [message])]))
+        asked = list(dict.fromkeys([*(form for part in parts for form in (part, heading(part))), *([message] if self._scorer.of_whole else [])]))
         scores = dict(zip(asked, self._scorer.score(asked, self._encoder.encode(asked)), strict=True))
         ranked = [_better(scores[part], scores[heading(part)]) for part in parts]
-        return decide(self._adapters, self._thresholds, message, parts, ranked, None if self._scorer.exclusive else scores[message])
+        return decide(self._adapters, self._thresholds, message, parts, ranked, scores[message] if self._scorer.of_whole else None, self._scorer.exclusive)
 
 
 def _better(one: Scores, other: Scores) -> Scores:
@@ -145,7 +145,7 @@ def routes_of(project: Project) -> Routes:
         raise SettingsError(f"{folder}: the fitted routes know an adapter {strange[0]!r} that is not declared: fit them anew with loom routes fit")
     if forgotten := sorted(name for name, adapter in adapters.items() if adapter.routes and name not in owners):
         raise SettingsError(f"{folder}: the fitted routes don't know adapter {forgotten[0]!r}: fit them anew with loom routes fit")
-    return Routes(adapters, encoder, fitted.scorer(), Thresholds(dict.fromkeys(owners, fitted.threshold), project.router.margin, fitted.sure))
+    return Routes(adapters, encoder, fitted.scorer(), fitted.thresholds(project.router.margin))
 
 
 def declared_routes(adapters: Mapping[str, Adapter], encoder: Encoder, margin: float) -> Routes:

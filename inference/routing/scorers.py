@@ -19,7 +19,9 @@ class Scorer(Protocol):
     """Tells how well vectors fit routes."""
 
     exclusive: bool
-    """Whether a clause is for one route at most."""
+    """Whether a text is for one route at most."""
+    of_whole: bool
+    """Whether routes are known from whole messages, not from what clauses say alone."""
 
     def score(self, texts: Sequence[str], vectors: Floats) -> list[Scores]:
         """A match for each route that may be meant, for each of `texts` and its vector (clauses, dimensions), unit length."""
@@ -60,7 +62,7 @@ class Utterances:
 class Nearest:
     """A clause fits a route as well as its nearest utterance does: for routes that have a few utterances alone."""
 
-    exclusive = True
+    exclusive, of_whole = True, False
 
     def __init__(self, utterances: Utterances, calibration: Calibration) -> None:
         self._utterances, self._calibration = utterances, calibration
@@ -124,6 +126,7 @@ def exclusive_evidence(head: Head, logits: Floats, vectors: Floats) -> tuple[Flo
 class Linear:
     """A fitted head. Of routes that exclude one another the calibrated probability is the best one's, and the others' in proportion."""
 
+    of_whole = True
     LIKELY = 1e-3
     """Routes less likely than this are left out: of 150 nearly all are."""
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from inference.routing.decision import Thresholds
 from inference.routing.fit import Labelled, labelled, split
 from inference.routing.make import Tuning, make_routes
 from inference.routing.model import load_routes
@@ -89,7 +88,7 @@ def beside_semantic_router(train: Sequence[Labelled], validation: Sequence[Label
             make_routes({}, train, validation, target, Tuning(epochs) if epochs else None, FALSE_RATE, MARGIN)
         fitted, encoder = load_routes(target, min(ENCODER_THREADS, cores()))
     names = {name for name, _ in fitted.utterances.routes}
-    routes = Routes({name: Adapter(task="chat", result="chat") for name in names}, encoder, fitted.scorer(), Thresholds(dict.fromkeys(names, fitted.threshold), MARGIN, fitted.sure))
+    routes = Routes({name: Adapter(task="chat", result="chat") for name in names}, encoder, fitted.scorer(), fitted.thresholds(MARGIN))
     peer = semantic_router(train)
     inside = [peer(row.text).score for row in [row for row in validation if row.routes][:PEERS_VALIDATION]]
     return {OURS: ours(routes), SEMANTIC_ROUTER: from_score(peer, float(np.quantile(inside, FALSE_RATE)))}

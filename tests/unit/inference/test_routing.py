@@ -19,14 +19,14 @@ T, C = ("tool", ""), ("chat", "")
 ADAPTERS = {"tool": TOOL, "mood": MOOD, "chat": CHAT}
 
 
-def decided(adapters: dict[str, Adapter], text: str, parts: list[str], ranked: list[dict[Route, float]], whole: dict[Route, float] | None = None) -> Decision:
+def decided(adapters: dict[str, Adapter], text: str, parts: list[str], ranked: list[dict[Route, float]], whole: dict[Route, float] | None = None, exclusive: bool = True) -> Decision:
     """The decision where scores are cosines."""
 
     def matches(scores: dict[Route, float]) -> dict[Route, Match]:
         return {route: Match(score, score, f"like {route[0]}") for route, score in scores.items()}
 
-    thresholds = Thresholds({name: adapter.threshold for name, adapter in adapters.items() if adapter.routes}, 0.1, SURE)
-    return decide(adapters, thresholds, text, parts, [matches(scores) for scores in ranked], None if whole is None else matches(whole))
+    thresholds = Thresholds({name: adapter.threshold for name, adapter in adapters.items() if adapter.routes}, 0.1, SURE, split=0.7)
+    return decide(adapters, thresholds, text, parts, [matches(scores) for scores in ranked], None if whole is None else matches(whole), exclusive)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,22 @@ def test_a_decision_says_how_clear_it_is(scores: dict[Route, float], status: Rou
 
 
 def test_routes_that_do_not_exclude_one_another_are_told_of_the_whole_message() -> None:
-    decision = decided(ADAPTERS, "it broke, send the bill", ["it broke", "send the bill"], [{T: 0.1, C: 0.9}, {T: 0.9, C: 0.1}], whole={T: 0.9, C: 0.3})
+    decision = decided(ADAPTERS, "it broke, send the bill", ["it broke", "send the bill"], [{T: 0.1, C: 0.9}, {T: 0.9, C: 0.1}], {T: 0.9, C: 0.3}, exclusive=False)
     assert [(i.adapter, i.text) for i in decision.intents if not i.always] == [("tool", "it broke, send the bill")]
-    both = decided(ADAPTERS, "where is order 5? send the bill", ["where is order 5?", "send the bill"], [{T: 0.8}, {T: 0.9}], whole={T: 0.9, C: 0.8})
+    both = decided(ADAPTERS, "where is order 5? send the bill", ["where is order 5?", "send the bill"], [{T: 0.8}, {T: 0.9}], {T: 0.9, C: 0.8}, exclusive=False)
     assert [(i.adapter, i.text) for i in both.intents if not i.always] == [("tool", "where is order 5?"), ("tool", "send the bill"), ("chat", "where is order 5? send the bill")]
+
+
+@pytest.mark.parametrize(
+    ("parts", "ranked", "intents"),
+    [
+        (["I got married.", "how do I change my name?"], [{C: 0.72}, {T: 0.9}], [("chat", "WHOLE")]),
+        (["track order 5", "what does the lamp mean?"], [{T: 0.9}, {C: 0.8}], [("tool", "track order 5"), ("chat", "what does the lamp mean?")]),
+        (["track order 5", "what does the lamp mean?"], [{T: 0.9}, {C: 0.69}], [("chat", "WHOLE")]),
+        (["track order 5", "track order 6"], [{T: 0.9}, {T: 0.8}], [("tool", "track order 5"), ("tool", "track order 6")]),
+    ],
+    ids=["a reason and a request", "two requests", "the second is not sure enough", "the same twice"],
+)
+def test_of_routes_known_from_whole_messages_only_clear_requests_stand_apart(parts: list[str], ranked: list[dict[Route, float]], intents: list[tuple[str, str]]) -> None:
+    decision = decided({"tool": TOOL, "chat": CHAT}, "WHOLE", parts, ranked, whole={C: 0.95, T: 0.2})
+    assert [(i.adapter, i.text) for i in decision.intents] == intents
