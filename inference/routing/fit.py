@@ -13,22 +13,14 @@ from numpy.typing import NDArray
 
 from inference.routing.clauses import clauses, is_request
 from inference.routing.decision import Route, Thresholds
-from inference.routing.ngrams import BUCKETS, matrix, rarity_of
+from inference.routing.heads import head_of
 from inference.routing.scorers import Calibration, Floats, Head, Linear, Nearest, Utterances, exclusive_evidence
 from runtime.errors import InvalidInput
 
-INVERSE_REGULARISATION = 20.0
-"""Of logistic regression on unit vectors."""
-SHRINKAGE = 10.0
-"""Of the covariance towards a sphere, in mean variances: 384 dimensions are estimated from a hundred vectors a route, or ten."""
 SHOWN = 32
 """Utterances kept of a route, to show the nearest of."""
-SHARES = (0.0, 0.25, 0.5, 1.0, 2.0)
-"""What the layer on n-grams may count for, beside the one on vectors."""
-GRAM_EPOCHS, GRAM_BATCH, GRAM_RATE = 8, 64, 0.02
 HELD_OUT = 10
 """Every tenth row is held out where no validation rows are given."""
-_NO_GRAMS = np.zeros((BUCKETS, 0), np.float16), np.zeros(BUCKETS, np.float32)
 Encode = Callable[[Sequence[str]], Floats]
 
 
@@ -129,7 +121,8 @@ def fit(utterances: Mapping[Route, Sequence[str]], train: Sequence[Labelled], va
     routes = tuple(sorted(examples))
     seen = encode([row.text for row in validation])
     truth = np.array([[route in row.routes for route in routes] for row in validation])
-    shown = Utterances(routes, tuple(tuple(examples[route][:SHOWN] if train else examples[route]) for route in routes), encode([text for route in routes for text in (examples[route][:SHOWN] if train else examples[route])]))
+    kept = {route: tuple(examples[route][: SHOWN if train else None]) for route in routes}
+    shown = Utterances(routes, tuple(kept.values()), encode([text for texts in kept.values() for text in texts]))
     exclusive = all(len(row.routes) <= 1 for row in (*train, *validation))
     sure = _median_similarity(shown, seen, truth)
     if not train:
@@ -137,13 +130,9 @@ def fit(utterances: Mapping[Route, Sequence[str]], train: Sequence[Labelled], va
             raise InvalidInput("rows of several routes need rows of several routes to learn from: name a file of them with --train")
         evidence = Nearest(shown, Calibration((1.0,), 0.0)).evidence(seen)
         return _exclusive(shown, None, evidence.max(1)[:, None], evidence, truth, sure, false_rate, margin)
-    known = encode([row.text for row in train])
-    if exclusive:
-        at = np.array([routes.index(next(iter(row.routes))) if row.routes else len(routes) for row in train])
-        head = _head(known, at, len(routes))
-    else:
-        head = _one_against_rest(known, np.array([[route in row.routes for route in routes] for row in train]))
-    head, logits = _with_grams(head, train, [row.text for row in validation], seen, truth, exclusive)
+    texts = [row.text for row in train]
+    wanted = np.array([[route in row.routes for route in routes] for row in train])
+    head, logits = head_of(texts, encode(texts), wanted, exclusive, [row.text for row in validation], seen, truth)
     if exclusive:
         fitted = _exclusive(shown, head, *exclusive_evidence(head, logits, seen), truth, sure, false_rate, margin)
         return replace(fitted, split=_split(fitted, [row.text for row in validation if row.routes], encode, false_rate))
@@ -164,92 +153,6 @@ def _median_similarity(shown: Utterances, seen: Floats, truth: NDArray[np.bool_]
     starts = shown.starts
     found = [shown.nearest(int(at), vector, starts)[0] for vector, row in zip(seen, truth, strict=True) for at in np.flatnonzero(row)]
     return float(np.median(found))
-
-
-def _regression() -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(C=INVERSE_REGULARISATION, max_iter=500)
-
-
-def _head(vectors: Floats, at: NDArray[np.intp], count: int) -> Head:
-    """The head of routes 0 to `count` - 1; `at` is `count` for what is out of scope."""
-    model = _regression().fit(vectors, at)
-    weights, bias = np.zeros((count + 1, vectors.shape[1]), np.float32), np.zeros(count + 1, np.float32)
-    coefficients, intercepts = model.coef_, model.intercept_
-    if len(model.classes_) == 2:  # of two classes scikit-learn keeps the second one's side alone
-        coefficients, intercepts = np.r_[-coefficients, coefficients] / 2, np.r_[-intercepts, intercepts] / 2
-    weights[model.classes_], bias[model.classes_] = coefficients, intercepts
-    return Head(weights, bias, *_NO_GRAMS, *_mahalanobis(vectors[at < count], at[at < count], count))
-
-
-def _one_against_rest(vectors: Floats, wanted: NDArray[np.bool_]) -> Head:
-    weights, bias = np.zeros((wanted.shape[1], vectors.shape[1]), np.float32), np.full(wanted.shape[1], -10.0, np.float32)
-    for at, column in enumerate(wanted.T):
-        if column.any() and not column.all():
-            model = _regression().fit(vectors, column)
-            weights[at], bias[at] = model.coef_[0], model.intercept_[0]
-    rows, routes = np.nonzero(wanted)
-    return Head(weights, bias, *_NO_GRAMS, *_mahalanobis(vectors[rows], routes, wanted.shape[1]))
-
-
-def _with_grams(head: Head, train: Sequence[Labelled], asked: Sequence[str], seen: Floats, truth: NDArray[np.bool_], exclusive: bool) -> tuple[Head, Floats]:
-    """`head` with a layer on n-grams that counts for as much as serves validation best, and the logits of what is `asked` (n, outputs)."""
-    texts = [row.text for row in train]
-    rarity, routes = rarity_of(texts), sorted({route for row in train for route in row.routes})
-    wanted = np.array([[route in row.routes for route in routes] for row in train], np.float32)
-    if exclusive:
-        wanted = np.concatenate([wanted, 1 - wanted.max(1, keepdims=True)], axis=1)
-    layer, bias = _layer_on_grams(matrix(texts, rarity), wanted, exclusive)
-    vectors, grams = seen @ head.weights.T + head.bias, np.asarray(matrix(asked, rarity) @ layer) + bias
-
-    def worth(share: float) -> float:
-        logits = vectors + share * grams
-        if exclusive:
-            inside = truth.any(1)
-            return float(truth[inside, logits[inside, :-1].argmax(1)].mean())
-        return -float(np.logaddexp(0, np.where(truth, -logits, logits)).mean())
-
-    share = max(SHARES, key=worth)
-    return replace(head, bias=head.bias + np.float32(share) * bias, grams=(share * layer).astype(np.float16), rarity=rarity), (vectors + share * grams).astype(np.float32)
-
-
-def _layer_on_grams(features: Any, wanted: NDArray[np.float32], exclusive: bool) -> tuple[Floats, Floats]:
-    """Weights (BUCKETS, outputs) and bias (outputs,) by cross entropy on sparse `features`; of more epochs nothing was gained."""
-    import torch
-
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    bag = torch.nn.EmbeddingBag(BUCKETS, wanted.shape[1], mode="sum")
-    torch.nn.init.zeros_(bag.weight)
-    bias = torch.zeros(wanted.shape[1], requires_grad=True)
-    steps, step = GRAM_EPOCHS * -(-len(wanted) // GRAM_BATCH), 0
-    optimizer = torch.optim.Adam([bag.weight, bias], lr=GRAM_RATE)
-    loss_of = torch.nn.functional.cross_entropy if exclusive else torch.nn.functional.binary_cross_entropy_with_logits
-    for _ in range(GRAM_EPOCHS):
-        order = rng.permutation(len(wanted))
-        for at in range(0, len(order), GRAM_BATCH):
-            batch = order[at : at + GRAM_BATCH]
-            part = features[batch]
-            ids, starts, values = (torch.from_numpy(array) for array in (part.indices.astype(np.int64), part.indptr[:-1].astype(np.int64), part.data.astype(np.float32)))
-            loss = loss_of(bag(ids, starts, per_sample_weights=values) + bias, torch.from_numpy(wanted[batch]))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.param_groups[0]["lr"] = GRAM_RATE * (steps - step) / steps
-            optimizer.step()
-            step += 1
-    return bag.weight.detach().numpy(), bias.detach().numpy()
-
-
-def _mahalanobis(vectors: Floats, at: NDArray[np.intp], count: int) -> tuple[Floats, Floats]:
-    """The whitening of what routes have in common, and their means behind it."""
-    means = np.stack([vectors[at == route].mean(0) if (at == route).any() else np.full(vectors.shape[1], 1e3, np.float32) for route in range(count)])
-    rest = (vectors - means[at]).astype(np.float64)
-    covariance = rest.T @ rest / len(rest)
-    spread = max(float(np.trace(covariance)) / len(covariance), 1e-9)
-    values, axes = np.linalg.eigh(covariance + SHRINKAGE * spread * np.eye(len(covariance)))
-    whitening = (axes / np.sqrt(values)) @ axes.T
-    return whitening.astype(np.float32), (means @ whitening).astype(np.float32)
 
 
 def _platt(evidence: NDArray[np.floating], right: NDArray[np.bool_]) -> Calibration:
