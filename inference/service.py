@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from inference.engines import Engine
+from inference.engines import Engine, Hear
 from inference.residency import Residency
 from inference.routing.decision import Decision, Intent
 from inference.routing.router import Router
@@ -30,19 +30,33 @@ MAX_TEXT_CHARACTERS = 4000
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of prompts and of what was answered."""
+
+    prompt: int = 0
+    completion: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.prompt + other.prompt, self.completion + other.completion)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Results with the topics that they go to, and the last word."""
 
     results: tuple[tuple[str, Result], ...]
     completed: RequestCompleted
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a caller puts on offer in the place of what is declared; None leaves that as it is."""
+    """What a caller puts on offer in the place of what is declared; None leaves that as it is. `grammar` and `max_tokens` are for `chat` alone."""
 
     labels: tuple[str, ...] | None = None
     tools: tuple[Tool, ...] | None = None
+    grammar: str | None = None
+    max_tokens: int | None = None
 
 
 DECLARED = Offer()
@@ -70,17 +84,17 @@ class Service:
     def __init__(self, project: Project, router: Router, residency: Residency, tokenizer: Any, shortlist: Shortlist) -> None:
         self._project, self._router, self._residency, self._tokenizer, self._shortlist = project, router, residency, tokenizer, shortlist
 
-    async def answer(self, request: Request, now_ms: int, offer: Offer = DECLARED) -> Answer:
-        """The answer to `request`; `now_ms` is the time in epoch milliseconds.
+    async def answer(self, request: Request, now_ms: int, offer: Offer = DECLARED, hear: Hear | None = None) -> Answer:
+        """The answer to `request`; `now_ms` is the time in epoch milliseconds. Where it is one of a `chat` adapter alone, `hear` is told each piece of it as it comes.
 
         Raises:
             Transient: the engine fails, or the router can't be asked; nothing was answered.
         """
-        answered = await self._answer(request, now_ms, offer)
+        answered = await self._answer(request, now_ms, offer, hear)
         COMPLETED.labels(answered.completed.status).inc()
         return answered
 
-    async def _answer(self, request: Request, now_ms: int, offer: Offer) -> Answer:
+    async def _answer(self, request: Request, now_ms: int, offer: Offer, hear: Hear | None) -> Answer:
         if request.deadline_ms is not None and now_ms > request.deadline_ms:
             return self._closed(request, CompletionStatus.EXPIRED, f"DEADLINE_EXCEEDED: the deadline passed {now_ms - request.deadline_ms} ms ago")
         if len(request.text) > MAX_TEXT_CHARACTERS:
@@ -96,8 +110,11 @@ class Service:
         if decision.status is not None:
             ROUTES.labels(decision.status).observe(route_ms / 1000)
         until = None if request.deadline_ms is None else began + (request.deadline_ms - now_ms) / 1000
-        results = await asyncio.gather(*(self._result(request, decision.intents, i, version, route_ms, offer, until) for i in range(len(decision.intents))))
-        return self._complete(request, decision, once(results))
+        chats = [i for i, intent in enumerate(decision.intents) if not intent.always and self._project.adapters[intent.adapter].task == "chat"]
+        heard = chats if sum(not intent.always for intent in decision.intents) == 1 else []
+        made = await asyncio.gather(*(self._result(request, decision.intents, i, version, route_ms, offer, until, hear if i in heard else None) for i in range(len(decision.intents))))
+        answered = self._complete(request, decision, once([(topic, result) for topic, result, _ in made]))
+        return replace(answered, usage=sum((usage for *_, usage in made), Usage()))
 
     async def _decision(self, request: Request) -> tuple[Decision, str | None]:
         """What the request is for, and the version that it names."""
@@ -112,11 +129,11 @@ class Service:
             raise InvalidInput(f"no adapter {request.adapter_id[:64]!r}: one of {', '.join(self._project.adapters)}, also with @version or @base")
         return Decision(None, (Intent(found.group(1), request.text),)), found.group(2)
 
-    async def _result(self, request: Request, intents: Sequence[Intent], index: int, version: str | None, route_ms: float, offer: Offer, until: float | None) -> tuple[str, Result]:
+    async def _result(self, request: Request, intents: Sequence[Intent], index: int, version: str | None, route_ms: float, offer: Offer, until: float | None, hear: Hear | None) -> tuple[str, Result, Usage]:
         """One intent's result; `until` is when its deadline passes, by `time.perf_counter`: then the engine is told to stop."""
         intent, asked = intents[index], time.perf_counter()
         declared = self._project.adapters[intent.adapter]
-        status, output, error, confidence, generate_ms, held = ResultStatus.REFUSED, None, None, None, 0.0, None
+        status, output, error, confidence, generate_ms, held, usage = ResultStatus.REFUSED, None, None, None, 0.0, None, Usage()
         try:
             async with asyncio.timeout(None if until is None else until - asked), self._residency.lease(intent.adapter, int(version) if version not in (None, BASE) else None) as lease:
                 held = None if version == BASE else lease.version
@@ -125,7 +142,7 @@ class Service:
                 else:
                     began = time.perf_counter()
                     try:
-                        output, confidence = await self._generate(lease.engine, declared, request, intent, held.engine_name if held else None, offer)
+                        output, confidence, usage = await self._generate(lease.engine, declared, request, intent, held.engine_name if held else None, offer, hear)
                         status = ResultStatus.OK
                     except (ValueError, InvalidInput) as failure:
                         status, error = ResultStatus.FAILED, str(failure)
@@ -142,17 +159,18 @@ class Service:
             route_score=intent.score, route_margin=intent.margin, route_nearest=intent.nearest,
         )  # fmt: skip
         ANSWERS.labels(intent.adapter, status).observe(time.perf_counter() - asked)
-        return result_topic(declared.result).name, result
+        return result_topic(declared.result).name, result, usage
 
-    async def _generate(self, engine: Engine, declared: Adapter, request: Request, intent: Intent, engine_name: str | None, offer: Offer) -> tuple[str, float]:
-        """JSON output and confidence. Raises ValueError or InvalidInput when there is no valid one."""
+    async def _generate(self, engine: Engine, declared: Adapter, request: Request, intent: Intent, engine_name: str | None, offer: Offer, hear: Hear | None) -> tuple[str, float, Usage]:
+        """JSON output, confidence, tokens. Raises ValueError or InvalidInput when there is no valid one."""
         everything = allowed(declared, request.tools, offer)
         given = task_input(everything.task, intent.text, request.context)
         ((spec, shown),) = await asyncio.to_thread(self._shortlist.narrow, everything, [given])
         ids = prompt_ids(self._tokenizer, ask(spec, shown))
-        made = await engine.generate(ids, engine_name, grammar(spec, shown), MAX_TOKENS[spec.task])
+        own, most = (offer.grammar, offer.max_tokens) if spec.task == "chat" else (None, None)
+        made = await engine.generate(ids, engine_name, own or grammar(spec, shown), most or MAX_TOKENS[spec.task], hear)
         ANSWER_TOKENS.labels(intent.adapter).inc(made.token_count)
-        return canonical_json(answer(spec, made.text, shown)), made.confidence
+        return canonical_json(answer(spec, made.text, shown)), made.confidence, Usage(len(ids), made.token_count)
 
     def _complete(self, request: Request, decision: Decision, results: Sequence[tuple[str, Result]]) -> Answer:
         """The last word: unknown when only adapters that see every message answered."""

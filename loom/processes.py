@@ -189,8 +189,9 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
 
     import uvicorn
 
-    from inference.api import Recorder, build_api
+    from inference.api import build_api
     from inference.engines.vllm import VllmEngine
+    from inference.front import Recorder
     from inference.residency import Residency
     from inference.routing.router import LiveRouter
     from inference.service import Service
@@ -227,7 +228,7 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
     await router.load()
     service = Service(project, router, residency, tokenizer, Shortlist((await asyncio.to_thread(minilm)).encode))
     shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds)
-    server = _Server(uvicorn.Config(build_api(service, residency, Recorder(writer)), host=settings.http_host, port=settings.http_port, log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=DRAIN_SECONDS))
+    server = _Server(uvicorn.Config(build_api(project, service, residency, Recorder(writer)), host=settings.http_host, port=settings.http_port, log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=DRAIN_SECONDS))
     tasks = [following, asyncio.create_task(router.run(stop)), asyncio.create_task(server.serve()), asyncio.create_task(shell.run(stop))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # none ends by itself but by an error

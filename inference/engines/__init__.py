@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+Hear = Callable[[str], None]
+"""Told each piece of a text as it comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Engine(Protocol):
     def in_flight(self) -> int:
         """Requests that the engine is working on or has waiting."""
 
-    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int) -> Generation:
+    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None) -> Generation:
         """Greedy completion of the token ids `prompt`; cancelled, it is cancelled in the engine.
 
         Raises:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from inference.engines import Generation
+from inference.engines import Generation, Hear
 from runtime.errors import InvalidInput, Transient
 from runtime.machine import has_nvidia
 
@@ -137,11 +137,11 @@ class VllmEngine:
     def in_flight(self) -> int:
         return 0 if self._engine is None else self._engine.output_processor.get_num_unfinished_requests()
 
-    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int) -> Generation:
+    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None) -> Generation:
         from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
         structured = StructuredOutputsParams(grammar=grammar) if grammar else None
-        output = await self._last(prompt, adapter, SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=0, structured_outputs=structured))
+        output = await self._last(prompt, adapter, SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=0, structured_outputs=structured), hear)
         mean = (output.cumulative_logprob or 0.0) / max(1, len(output.token_ids))
         return Generation(output.text, len(output.token_ids), math.exp(mean))
 
@@ -157,8 +157,8 @@ class VllmEngine:
             raise Transient("the engine is not running")
         return self._engine
 
-    async def _last(self, prompt: Sequence[int], adapter: str | None, sampling: Any) -> Any:
-        """The finished output of one request."""
+    async def _last(self, prompt: Sequence[int], adapter: str | None, sampling: Any, hear: Hear | None = None) -> Any:
+        """The finished output of one request; `hear` is told each piece of its text."""
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -166,10 +166,14 @@ class VllmEngine:
         if adapter and adapter not in self._loaded:
             raise InvalidInput(f"the engine has not loaded {adapter}")
         lora = self._loaded[adapter] if adapter else None
-        last = None
+        last, told = None, 0
         try:
             async for output in self._running.generate(TokensPrompt(prompt_token_ids=list(prompt)), sampling, uuid.uuid4().hex, lora_request=lora):
                 last = output
+                text = output.outputs[0].text
+                if hear and len(text) > told:
+                    hear(text[told:])
+                    told = len(text)
         except EngineDeadError as error:
             raise Transient(f"the engine died: {error}") from error
         except EngineGenerateError as error:  # around anything that failed on the way to the engine

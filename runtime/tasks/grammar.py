@@ -40,6 +40,20 @@ def grammar(spec: TaskSpec, given: Mapping[str, Any]) -> str | None:
     return None
 
 
+def json_grammar(schema: Mapping[str, Any] | None) -> str:
+    """The grammar of the JSON texts that follow `schema`, of any object where that is None, without white space that no one needs.
+
+    Raises:
+        ValueError: it is no schema, or has what no grammar can say.
+    """
+    import xgrammar
+
+    try:
+        return str(xgrammar.Grammar.from_json_schema(json.dumps({"type": "object"} if schema is None else schema), any_whitespace=False))
+    except RuntimeError as error:
+        raise ValueError(f"no grammar can be made of this schema: {str(error).splitlines()[-1][:200]}") from error
+
+
 def _tool_grammar(tools: Sequence[Tool], message: str, context: Mapping[str, str]) -> str:
     calls, rules = [_quoted(NO_TOOL)], []
     for tool in tools:

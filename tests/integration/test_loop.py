@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import Any
 
 import httpx
+import openai
 import psutil
 import pytest
 
@@ -121,6 +122,22 @@ def test_http_answers_and_the_log_is_whole(live: Live) -> None:
     assert request.served == "http"
     time.sleep(2)
     assert Counter(c.request_id for c in live.read("results.completed", RequestCompleted))[reply["request_id"]] == 1
+
+
+def test_openai_s_client_talks_to_adapters(live: Live) -> None:
+    said: list[Any] = [{"role": "user", "content": MESSAGE}]
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", timeout=60) as client:
+        assert {"auto", *ADAPTERS, "tool@1"} <= {model.id for model in client.models.list()}
+        (call,) = client.chat.completions.create(model="auto", messages=said, metadata={"user_id": "7"}).choices[0].message.tool_calls or ()
+        assert (call.type, json.loads(call.function.arguments)) == ("function", {"user_id": "7"})  # type: ignore[union-attr]
+        assert client.chat.completions.create(model="classifier", messages=said).choices[0].message.content == "NEGATIVE"
+        asked: list[Any] = [{"role": "user", "content": "How often does the lamp blink while it pairs?"}]
+        whole = client.chat.completions.create(model="chat", messages=asked)
+        pieces = [chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(model="chat", messages=asked, stream=True)]
+        assert ("".join(pieces).strip(), len([piece for piece in pieces if piece]) > 1) == (whole.choices[0].message.content, True)
+        schema = {"type": "object", "properties": {"times": {"type": "integer"}}, "required": ["times"]}
+        made = client.chat.completions.create(model="chat", messages=asked, response_format={"type": "json_schema", "json_schema": {"name": "blinks", "schema": schema}})
+        assert isinstance(json.loads(made.choices[0].message.content or "")["times"], int)
 
 
 def test_one_adapter_can_be_asked_for(live: Live) -> None:

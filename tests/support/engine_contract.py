@@ -89,6 +89,9 @@ async def bad_requests_are_refused_and_harm_nobody(engine: Engine, base: str, fo
 
 async def requests_share_the_engine(engine: Engine) -> None:
     assert (await engine.generate(SHORT, None, 'root ::= "yes" | "no"', 8)).text in ("yes", "no")
+    pieces: list[str] = []
+    counted = await engine.generate(SHORT, None, 'root ::= "one two three four"', 32, pieces.append)
+    assert ("".join(pieces), len(pieces) > 1) == (counted.text, True)
     ends: dict[str, float] = {}
 
     async def timed(name: str, count: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from inference.engines import Generation
+from inference.engines import Generation, Hear
 from inference.residency import Lease
 from inference.routing.decision import Decision, Intent
 from inference.service import Answer, Service
@@ -36,7 +36,7 @@ class Says:
     def __init__(self, texts: dict[str, str | Exception]) -> None:
         self._texts = texts
 
-    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int) -> Generation:
+    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None) -> Generation:
         said = self._texts[(adapter or "base").partition("@")[0]]
         if isinstance(said, Exception):
             raise said
@@ -78,14 +78,14 @@ class Slow(Says):
         super().__init__(texts)
         self.left: list[str | None] = []
 
-    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int) -> Generation:
+    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None) -> Generation:
         try:
             if (adapter or "").startswith("tool"):
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
             self.left.append(adapter)
             raise
-        return await super().generate(prompt, adapter, grammar, max_tokens)
+        return await super().generate(prompt, adapter, grammar, max_tokens, hear)
 
 
 CLEAR = Decision(RouteStatus.CLASSIFIED, (MOOD, TOOL))

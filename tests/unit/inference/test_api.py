@@ -12,8 +12,10 @@ import pytest
 import uvicorn
 
 from inference.api import build_api
+from inference.engines import Hear
 from inference.service import DECLARED, Answer, Offer
 from runtime.errors import Transient
+from runtime.project import Project
 from schemas.events import CompletionStatus, Request, RequestCompleted, Result, ResultReference, ResultStatus, RouteStatus
 
 
@@ -27,7 +29,7 @@ class Held:
         self.fails = False
         self.status = ResultStatus.OK
 
-    async def answer(self, request: Request, now_ms: int, offer: Offer = DECLARED) -> Answer:
+    async def answer(self, request: Request, now_ms: int, offer: Offer = DECLARED, hear: Hear | None = None) -> Answer:
         if self.fails:
             raise Transient("the engine is not running")
         self.asked.append(request)
@@ -53,7 +55,7 @@ class Notes:
 
 @asynccontextmanager
 async def served(service: Held, notes: Notes, at_once: int = 2) -> AsyncIterator[httpx.AsyncClient]:
-    server = uvicorn.Server(uvicorn.Config(build_api(service, None, notes, at_once), port=0, log_level="error", lifespan="off"))  # type: ignore[arg-type]
+    server = uvicorn.Server(uvicorn.Config(build_api(Project(), service, None, notes, at_once), port=0, log_level="error", lifespan="off"))  # type: ignore[arg-type]
     running = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
