@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Response
@@ -13,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference.front import AT_ONCE, Front, Recorder, deadline
+from inference.gatekeeper import Gatekeeper
 from inference.openai_api import openai_routes
 from inference.residency import Residency
 from inference.service import MAX_TEXT_CHARACTERS, Offer, Service
@@ -55,9 +57,10 @@ def result_json(result: Result) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def build_api(project: Project, service: Service, residency: Residency, recorder: Recorder, at_once: int = AT_ONCE) -> FastAPI:
-    """The application, which takes on `at_once` requests."""
+def build_api(project: Project, service: Service, residency: Residency, recorder: Recorder, at_once: int = AT_ONCE, keys: Path | None = None) -> FastAPI:
+    """The application, which takes on `at_once` requests, from holders of `keys` where there is such a file. Raises SettingsError where it can't be read."""
     app, front = FastAPI(title="loraloom"), Front(service, recorder, at_once)
+    app.add_middleware(Gatekeeper, file=keys)
     for routes in (_own_routes(front), _health_routes(residency), openai_routes(project, front, residency)):
         app.include_router(routes)
     return app

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from loom.commands import adapters, bench, datasets, declared, dlq, exchange, forget, plan, routes, runs, state, system
+from loom.commands import adapters, bench, datasets, declared, dlq, exchange, forget, keys, plan, routes, runs, state, system
 
 
 def _group(summary: str | None = None, alone: Callable[..., None] | None = None, **commands: Callable[..., None]) -> typer.Typer:
@@ -23,7 +23,7 @@ def _group(summary: str | None = None, alone: Callable[..., None] | None = None,
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="loraloom: documents in, a fleet of fresh LoRA adapters out, answers back.")
 for command in (
-    system.up, system.demo, system.worker, exchange.publish, exchange.label, exchange.ask, exchange.feedback, datasets.snapshot, datasets.diff, datasets.lineage, datasets.replay, forget.forget, state.status, state.doctor, declared.contract, declared.init, plan.plan,
+    system.up, system.demo, system.worker, exchange.publish, exchange.label, exchange.ask, exchange.feedback, datasets.snapshot, datasets.diff, datasets.lineage, datasets.replay, forget.forget, state.status, state.doctor, declared.contract, declared.init, keys.keys, plan.plan,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(_group(alone=adapters.adapters, show=adapters.show, promote=adapters.promote, rollback=adapters.rollback, retire=adapters.retire, diff=adapters.diff, push=adapters.push), name="adapters")

@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     prefix: str = Field(default="", description="Put before every topic's name and consumer group.")
     http_host: str = Field(default="127.0.0.1", description="Address that the HTTP side listens on.")
     http_port: int = Field(default=8400, description="Port of the HTTP side.", ge=0, le=65535)
+    api_keys: Path | None = Field(default=None, description="TOML file of the keys that the HTTP side asks for (`loom keys`); without it everybody may ask.")
     broker_port: int = Field(default=9392, description="Port of the embedded broker.", ge=1, le=65535)
     metrics_port: int | None = Field(default=None, description="Port on which a worker serves Prometheus metrics, at `http_host`; none when unset.", ge=1, le=65535)
     session_timeout_seconds: int = Field(default=10, description="A worker that is silent for so long loses its partitions.", ge=6)

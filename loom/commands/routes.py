@@ -20,7 +20,7 @@ Rows = Annotated[Path | None, typer.Option(help='JSON lines of {"text", "intents
 
 
 def routes(context: typer.Context, as_json: AsJson = False, project: Project = None) -> None:
-    """Show, fit and explain what messages adapters are chosen by.
+    """Show, fit and explain what adapters are chosen by.
 
     Without a command it lists the routes, and what they were found to be worth.
 
