@@ -24,6 +24,12 @@ WORKSPACE = 1.35
 HALF, FULL = 2, 4
 """Bytes of a number."""
 REPEATS = 8
+GPU_SHARE = 0.9
+"""What vLLM takes of a GPU's memory."""
+BATCH_TOKENS, BATCH_REQUESTS = 2048, 256
+"""What it runs at once at most: tokens of prompts, and requests, each with a row of logits in float32."""
+GRAPH_BYTES = 1 << 30
+"""Of CUDA graphs and libraries: an estimate, no GPU was there to measure it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,7 @@ class Shape:
     weights: int
     linear_weights: int
     lora_weights_a_rank: int
+    vocabulary: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +69,16 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """Bytes of the base, of adapters that are in one batch, and of the keys and values of a token."""
+    """Bytes of the base, of the slots of adapters that are in one batch, of what a batch and CUDA graphs take beside them, of the keys and values of a token; and
+    for how many tokens, in how many requests of a length, there is room for these."""
 
     weights_bytes: int
     adapters_bytes: int
+    batch_bytes: int
     token_bytes: int
+    cache_bytes: int
+    cache_tokens: int
+    requests: float
 
 
 def shape_of(base: str) -> Shape:
@@ -90,7 +102,7 @@ def shape_of(base: str) -> Shape:
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Shape(
         text.num_hidden_layers, text.hidden_size, text.intermediate_size, text.num_attention_heads, 2 * text.num_key_value_heads * head_size,
-        sum(weight.numel() for weight in model.parameters()), sum(module.weight.numel() for module in linear), sum(module.in_features + module.out_features for module in linear),
+        sum(weight.numel() for weight in model.parameters()), sum(module.weight.numel() for module in linear), sum(module.in_features + module.out_features for module in linear), text.vocab_size,
     )  # fmt: skip
 
 
@@ -119,9 +131,12 @@ def token_operations(shape: Shape, lora: int, tokens: float, *, is_whole: bool) 
     return (6 if is_whole else 4) * shape.linear_weights + 6 * lora + attention
 
 
-def serving(shape: Shape, rank: int, adapters: int) -> Serving:
-    """Of an engine in 16 bits with room for so many adapters at once. Pure."""
-    return Serving(shape.weights * HALF, adapters * rank * shape.lora_weights_a_rank * HALF, shape.layers * shape.kv_width * HALF)
+def serving(shape: Shape, rank: int, adapters: int, memory_bytes: int, context: int) -> Serving:
+    """Of an engine in 16 bits with slots for so many adapters at once, on a GPU of so much memory of which vLLM takes its nine tenths, and requests of `context` tokens. Pure."""
+    weights, slots, token = shape.weights * HALF, adapters * rank * shape.lora_weights_a_rank * HALF, shape.layers * shape.kv_width * HALF
+    batch = BATCH_TOKENS * (2 * shape.inner + 6 * shape.width) * HALF + BATCH_REQUESTS * shape.vocabulary * FULL + GRAPH_BYTES
+    cache = max(0, math.floor(GPU_SHARE * memory_bytes) - weights - slots - batch)
+    return Serving(weights, slots, batch, token, cache, cache // token, cache / token / context)
 
 
 def machine_here() -> Machine:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 CPU_CACHE_BYTES = 512 << 20
+MAX_MODEL_LEN = 1024
+"""Tokens of a request."""
 MAX_LORAS = 8
 """Adapters in one batch."""
 ENDING_SECONDS = 0.2
@@ -42,7 +44,7 @@ what an earlier engine has left, to save milliseconds."""
 class VllmEngine:
     """`max_loras` adapters run in one batch; up to `max_cpu_loras` stay loaded."""
 
-    def __init__(self, base: str, max_loras: int = MAX_LORAS, max_cpu_loras: int = 16, max_rank: int = 16, max_model_len: int = 1024) -> None:
+    def __init__(self, base: str, max_loras: int = MAX_LORAS, max_cpu_loras: int = 16, max_rank: int = 16, max_model_len: int = MAX_MODEL_LEN) -> None:
         self._arguments = {
             "model": base, "enable_lora": True, "max_loras": max_loras, "max_cpu_loras": max_cpu_loras, "max_lora_rank": max_rank,
             "max_model_len": max_model_len, "enforce_eager": True, "disable_log_stats": True, "enable_log_requests": False,
@@ -132,6 +134,12 @@ class VllmEngine:
 
     def names(self) -> frozenset[str]:
         return frozenset(self._loaded)
+
+    @property
+    def cache_tokens(self) -> int:
+        """How many tokens' keys and values there is room for, as vLLM reports it."""
+        cache = self._running.vllm_config.cache_config
+        return int(cache.num_gpu_blocks * cache.block_size)
 
     @property
     def in_flight(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from inference.engines.vllm import VllmEngine
+from inference.engines.vllm import CPU_CACHE_BYTES, VllmEngine
 from inference.service import Answer
 from inference.worker import AnswerStage, RequestShell
 from loom.embedded.kafka import EmbeddedKafka
@@ -26,6 +26,7 @@ from schemas.codec import Codec
 from schemas.events import CompletionStatus, Request, RequestCompleted
 from tests.support.engine_contract import check_engine
 from tests.support.kafka import publish, read_all
+from trainers.plan import serving, shape_of
 
 CODEC = Codec()
 PROJECT = Path(__file__).parents[2] / "examples/pebblewire/loom.toml"
@@ -199,6 +200,8 @@ async def test_vllm_keeps_the_contract_of_engines(tmp_path: Path) -> None:
     engine = VllmEngine(base)
     await engine.start()
     try:
+        shape = shape_of(base)
+        assert abs(engine.cache_tokens - CPU_CACHE_BYTES // serving(shape, 16, 4, 24 << 30, 1024).token_bytes) < 256  # of what `loom plan` says, to a block
         await check_engine(engine, base, tmp_path)
     finally:
         await engine.stop()

@@ -39,7 +39,7 @@ def test_weights_are_those_of_the_model_and_of_its_adapter() -> None:
 def test_what_is_known_of_a_model_of_eight_billion_weights(large: Shape) -> None:
     assert large.weights == 8_030_261_248
     assert 16 * large.lora_weights_a_rank == 41_943_040
-    served = serving(large, rank=16, adapters=8)
+    served = serving(large, 16, 8, 24 << 30, 2048)
     assert served.token_bytes == 128 << 10
     assert served.weights_bytes == pytest.approx(15 * 2**30, rel=0.01)
     assert served.adapters_bytes == 8 * 41_943_040 * HALF
@@ -85,3 +85,12 @@ def test_of_weights_that_four_processes_share_each_holds_a_quarter(large: Shape)
     alone, shared = (training(large, Recipe(), H100, 100, 200, 4, is_whole=True, shards=shards) for shards in (1, 4))
     assert alone.memory_bytes - shared.memory_bytes == 16 * large.weights * 3 // 4
     assert shared.memory_bytes < H100.memory_bytes < alone.memory_bytes
+
+
+def test_an_eight_billion_base_with_four_adapters_serves_on_24_gib_and_not_on_16(large: Shape) -> None:
+    served = serving(large, 16, 4, 24 << 30, 2048)
+    assert served.weights_bytes + served.adapters_bytes + served.batch_bytes + served.cache_bytes == int(0.9 * (24 << 30))
+    assert 15 < served.requests < 30
+    assert served.cache_tokens == served.cache_bytes // (128 << 10)
+    assert serving(large, 16, 4, 16 << 30, 2048).requests == 0
+    assert serving(large, 16, 64, 24 << 30, 2048).requests < served.requests
