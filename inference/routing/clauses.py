@@ -19,6 +19,8 @@ BREAK = re.compile(
 LEAD = re.compile(r"^(?:and then|and also|and|but|so|then|also|afterwards|as well as)\b[\s,]*", re.IGNORECASE)
 TRAIL = re.compile(r"(?:\s+(?:and|then|also|too)|,)+$", re.IGNORECASE)
 MIN_LETTERS = 2
+MAX_CLAUSES = 16
+"""Each costs a call of the encoder."""
 GREETING = re.compile(r"^(?:hi|hello|hey|ok|so|well|dear \w+|good (?:morning|afternoon|evening)|thanks|thank you|also|and|then|now|that's (?:it|enough))[\s,!]+", re.IGNORECASE)
 REQUEST = re.compile(
     rf"^(?!order (?:number )?#?(?:[a-z]+-)?\d{{3}})(?:please|pls|kindly|can|could|would|will|may|might|do|does|did|is|are|was|has|have|had|{QUESTION_WORDS}|any|let's|i (?:want|need|wish|would|have to)|i'd like|i like to|we (?:want|need)|{VERBS})\b|\?[?!]*$|\b(?:please|pls)\b",
@@ -27,7 +29,7 @@ REQUEST = re.compile(
 
 
 def clauses(text: str) -> list[str]:
-    """The clauses of `text` in order; a text that can't be cut is one clause. A colon opens a quotation: behind it
+    """The clauses of `text` in order, what is behind the fifteenth in one; a text that can't be cut is one clause. A colon opens a quotation: behind it
     nothing is cut before the sentence ends."""
     found = []
     for part in re.split(r"(?<=[.!?;])\s+", one_line(text)):
@@ -37,6 +39,8 @@ def clauses(text: str) -> list[str]:
             pieces[-1] = f"{pieces[-1]}: {quoted}"
         found += [TRAIL.sub("", LEAD.sub("", piece)).strip() for piece in pieces]
     kept = [clause for clause in found if sum(c.isalnum() for c in clause) >= MIN_LETTERS]
+    if len(kept) > MAX_CLAUSES:
+        kept = [*kept[: MAX_CLAUSES - 1], " ".join(kept[MAX_CLAUSES - 1 :])]
     return kept or [one_line(text)]
 
 

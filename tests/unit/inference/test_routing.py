@@ -48,7 +48,12 @@ def test_clauses(text: str, parts: list[str]) -> None:
     assert clauses(text) == parts
 
 
-@given(st.text(min_size=1, max_size=80))
+def test_a_text_of_many_clauses_costs_no_more_than_sixteen() -> None:
+    found = clauses(" ".join(f"send me bill {number}." for number in range(300)))
+    assert (len(found), found[0], found[15].endswith("send me bill 299.")) == (16, "send me bill 0.", True)
+
+
+@given(st.text(min_size=1, max_size=40))
 def test_every_text_has_a_clause_and_none_is_invented(text: str) -> None:
     found = clauses(text)
     assert found
