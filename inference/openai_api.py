@@ -8,6 +8,7 @@ Source: OpenAI, "API Reference", chat completions and models.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
@@ -28,6 +29,8 @@ from schemas.events import AdapterVersion, CompletionStatus, Request, Result, Re
 
 AUTO = "auto"
 MAX_TOKENS = 512
+MAX_SCHEMA_CHARACTERS = 1 << 14
+"""Its grammar is made anew for each request."""
 ERRORS = {400: "invalid_request_error", 404: "not_found_error", 429: "rate_limit_error", 503: "service_unavailable", 504: "timeout"}
 STREAM = "text/event-stream"
 
@@ -126,7 +129,7 @@ def openai_routes(project: Project, front: Front, residency: Residency) -> APIRo
         """An answer to the last message, at once or as server-sent events."""
         try:
             body = ChatRequest.model_validate_json(await http.body())
-            request, offer = _request(body), _offer(body)
+            request, offer = _request(body), await asyncio.to_thread(_offer, body)
         except ValidationError as error:
             fault = error.errors()[0]
             return _error(400, f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}")
@@ -194,6 +197,8 @@ def _offer(body: ChatRequest) -> Offer:
         schema = body.response_format.json_schema
         if body.response_format.type == "json_schema" and schema is None:
             raise ValueError("response_format: json_schema is missing")
+        if schema and len(json.dumps(schema.schema_)) > MAX_SCHEMA_CHARACTERS:
+            raise ValueError(f"response_format: a schema has {MAX_SCHEMA_CHARACTERS} characters at most")
         grammar = json_grammar(schema.schema_ if schema else None)
     tools = None if body.tools is None or body.tool_choice == "none" else tuple(ToolDeclaration(**tool.function.model_dump()).tool for tool in body.tools)
     return Offer(tools=() if body.tool_choice == "none" else tools, grammar=grammar, max_tokens=body.max_completion_tokens or body.max_tokens)

@@ -260,6 +260,7 @@ async def test_a_chat_answer_follows_the_caller_s_schema() -> None:
         ("chat", {"max_tokens": 0}, openai.BadRequestError, "max_tokens"),
         ("tool", {"tools": [{"type": "function", "function": {"name": "no name"}}]}, openai.BadRequestError, "name"),
         ("chat", {"response_format": {"type": "json_schema"}}, openai.BadRequestError, "json_schema is missing"),
+        ("chat", {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["x" * 20_000]}}}}, openai.BadRequestError, "16384 characters at most"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["at once", "stream"])
