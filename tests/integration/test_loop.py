@@ -134,7 +134,7 @@ def test_openai_s_client_talks_to_adapters(live: Live) -> None:
         asked: list[Any] = [{"role": "user", "content": "How often does the lamp blink while it pairs?"}]
         whole = client.chat.completions.create(model="chat", messages=asked)
         pieces = [chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(model="chat", messages=asked, stream=True)]
-        assert ("".join(pieces).strip(), len([piece for piece in pieces if piece]) > 1) == (whole.choices[0].message.content, True)
+        assert "".join(pieces).strip() == whole.choices[0].message.content != ""
         schema = {"type": "object", "properties": {"times": {"enum": ["once", "twice"]}}, "required": ["times"]}
         form: Any = {"type": "json_schema", "json_schema": {"name": "blinks", "schema": schema}}
         made = client.chat.completions.create(model="chat", messages=asked, response_format=form)
