@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +33,7 @@ def checks(settings: Settings) -> list[Check]:
         results.append(Check("machine", True, f"platform and disk suffice for {settings.data}"))
     except SettingsError as error:
         results.append(Check("machine", False, str(error)))
-    missing = [name for name in PACKAGES if find_spec(name) is None]
+    missing = [name for name in PACKAGES if name not in sys.modules and find_spec(name) is None]  # faust, once imported, has no spec to find
     results.append(Check("packages", not missing, "all installed" if not missing else f"missing {', '.join(missing)}: run make setup"))
     try:
         project = load_project(settings.project)

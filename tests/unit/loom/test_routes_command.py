@@ -11,7 +11,9 @@ import structlog
 from typer.testing import CliRunner
 
 from loom.cli import app
+from loom.doctor import checks
 from runtime.errors import InvalidInput, LoomError, SettingsError
+from runtime.settings import load_settings
 
 PROJECT = Path(__file__).parents[3] / "examples/pebblewire/loom.toml"
 PHRASINGS = Path(__file__).parents[2] / "phrasings/requests.jsonl"
@@ -52,6 +54,15 @@ def test_the_threshold_of_declared_utterances_is_fitted_reported_and_taken_by_th
     decision = json.loads(invoke("routes", "explain", "I'm frustrated with the login error, can you reset my password?", "--project", project, "--json"))
     assert (decision["status"], [intent["adapter"] for intent in decision["intents"]]) == ("classified", ["classifier", "tool"])
     assert decision["intents"][1]["nearest"] == "reset my password"
+
+
+def test_the_doctor_looks_at_fitted_routes_and_keys(tmp_path: Path) -> None:
+    project, keys = tmp_path / "loom.toml", tmp_path / "keys.toml"
+    project.write_text('[adapters.chat]\ntask = "chat"\nresult = "chat"\nutterances = ["hello there"]\n[router]\nfitted = "router"\n')
+    keys.write_text("[keys]")
+    found = {check.name: check for check in checks(load_settings(project=project, data=tmp_path, api_keys=keys))}
+    assert (found["routes"].ok, "router.json is missing: loom routes fit writes them" in found["routes"].detail) == (False, True)
+    assert (found["keys"].ok, "`loom keys NAME` makes one" in found["keys"].detail) == (False, True)
 
 
 def test_routes_that_are_declared_are_shown_and_explained() -> None:
