@@ -113,7 +113,8 @@ def explain(text: Annotated[str, typer.Argument(help="A message.")], as_json: As
         return
     typer.echo(decision.status)
     for intent in decision.intents:
-        why = "sees every message" if intent.always else f"score {intent.score:.3f}, margin {intent.margin:.3f}, nearest {intent.nearest!r}"
+        margin = "" if intent.margin is None else f"margin {intent.margin:.3f}, "
+        why = "sees every message" if intent.always else f"score {intent.score:.3f}, {margin}nearest {intent.nearest!r}"
         typer.echo(f"  {intent.adapter}: {intent.text!r} ({why})")
 
 

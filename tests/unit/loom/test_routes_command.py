@@ -71,6 +71,13 @@ def test_routes_that_are_declared_are_shown_and_explained() -> None:
     assert told.splitlines() == ["unknown", "  classifier: 'My cat likes the sofa.' (sees every message)"]
 
 
+def test_an_adapter_for_whole_messages_is_explained_without_a_margin(tmp_path: Path) -> None:
+    project = tmp_path / "loom.toml"
+    project.write_text('[adapters.mood]\ntask = "classify"\nresult = "mood"\nlabels = ["A", "B"]\nwhole_message = true\nutterances = ["I am so angry"]\n')
+    assert "mood: 'I am so angry' (score 0.98" in (told := invoke("routes", "explain", "I am so angry", "--project", project))
+    assert "nearest 'I am so angry')" in told
+
+
 @pytest.mark.parametrize(
     ("options", "error", "reason"),
     [
