@@ -13,6 +13,22 @@ Route = tuple[str, str]
 """An adapter, and the tool of it whose utterances these are; "" for the adapter's own."""
 
 
+def route_of(intent: str) -> Route:
+    """The route of `adapter`, or of `adapter/tool`."""
+    adapter, _, topic = intent.partition("/")
+    return adapter, topic
+
+
+def route_name(route: Route) -> str:
+    """`adapter`, or `adapter/tool`."""
+    return "/".join(filter(None, route))
+
+
+def declared_routes(adapters: Mapping[str, Adapter]) -> dict[Route, tuple[str, ...]]:
+    """The utterances that adapters declare, by route."""
+    return {(name, topic): utterances for name, adapter in adapters.items() for topic, utterances in adapter.routes.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """How well a clause fits a route: `score` is the probability that it is for it, `similarity` the cosine to `nearest`, an utterance of the route."""
@@ -133,7 +149,12 @@ def _choices(adapters: Mapping[str, Adapter], thresholds: Thresholds, text: str,
 
 def apart_from_others(found: Sequence[Clause], thresholds: Thresholds) -> list[Clause]:
     """The clauses that are intents of their own, where two or more are: they ask, and are scored so high that other clauses' reasons and circumstances are not."""
-    return [clause for clause in found if clause.match.score >= thresholds.split and (is_request(clause.text) or clause.match.similarity >= thresholds.sure)]
+    return [clause for clause in found if clause.match.score >= thresholds.split and asks(clause.text, clause.match, thresholds.sure)]
+
+
+def asks(clause: str, match: Match, sure: float) -> bool:
+    """Whether a clause asks for something: by its form, or since it nearly is an utterance for it."""
+    return is_request(clause) or match.similarity >= sure
 
 
 def _asking(found: Sequence[Clause], sure: float) -> list[Clause]:

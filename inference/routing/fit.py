@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.routing.clauses import clauses, is_request
-from inference.routing.decision import Route, Thresholds
+from inference.routing.clauses import clauses
+from inference.routing.decision import Route, Thresholds, asks, route_name, route_of
 from inference.routing.heads import head_of
-from inference.routing.scorers import Calibration, Floats, Head, Linear, Nearest, Utterances, exclusive_evidence
+from inference.routing.scorers import Calibration, Floats, Head, Linear, Nearest, Utterances, declared_utterances, exclusive_evidence
 from runtime.errors import InvalidInput
 
 SHOWN = 32
@@ -75,12 +75,6 @@ class Fitted:
         return Linear(self.utterances, self.head, self.calibration, self.exclusive)
 
 
-def route_of(intent: str) -> Route:
-    """`adapter`, or `adapter/tool`."""
-    adapter, _, topic = intent.partition("/")
-    return adapter, topic
-
-
 def labelled(rows: Sequence[Mapping[str, Any]]) -> list[Labelled]:
     """Rows of {text, intents}, or {text, intent}.
 
@@ -117,12 +111,12 @@ def fit(utterances: Mapping[Route, Sequence[str]], train: Sequence[Labelled], va
     if len(examples) < 1 or len(validation) < 4 or not any(row.routes for row in validation):
         raise InvalidInput(f"{len(examples)} routes and {len(validation)} validation rows are too few to fit thresholds")
     if strange := next((route for row in validation for route in row.routes if route not in examples), None):
-        raise InvalidInput(f"validation knows {'/'.join(filter(None, strange))!r}, of which no utterance is there to learn from")
+        raise InvalidInput(f"validation knows {route_name(strange)!r}, of which no utterance is there to learn from")
     routes = tuple(sorted(examples))
     seen = encode([row.text for row in validation])
     truth = np.array([[route in row.routes for route in routes] for row in validation])
-    kept = {route: tuple(examples[route][: SHOWN if train else None]) for route in routes}
-    shown = Utterances(routes, tuple(kept.values()), encode([text for texts in kept.values() for text in texts]))
+    kept = {route: examples[route][: SHOWN if train else None] for route in routes}
+    shown = declared_utterances(kept, encode([text for texts in kept.values() for text in texts]))
     exclusive = all(len(row.routes) <= 1 for row in (*train, *validation))
     sure = _median_similarity(shown, seen, truth)
     if not train:
@@ -233,7 +227,7 @@ def _split(fitted: Fitted, texts: Sequence[str], encode: Encode, false_rate: flo
         best: dict[Route, float] = {}
         for part, scores in zip(parts, scorer.score(parts, encode(parts)), strict=True):
             route, match = max(scores.items(), key=lambda item: item[1].score)
-            if is_request(part) or match.similarity >= fitted.sure:
+            if asks(part, match, fitted.sure):
                 best[route] = max(best.get(route, 0.0), match.score)
         if len(best) > 1:
             seconds.append(sorted(best.values())[-2])

@@ -14,7 +14,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from inference.routing.fit import Fitted, Report, route_of
+from inference.routing.decision import route_name, route_of
+from inference.routing.fit import Fitted, Report
 from inference.routing.scorers import Calibration, Head, Utterances
 from runtime.encoder import GRAPH, TOKENIZER, Encoder, quick_minilm
 from runtime.errors import SettingsError
@@ -38,7 +39,7 @@ def save_routes(fitted: Fitted, folder: Path, encoder: Path | None = None) -> No
         "files": {file.name: _sha256(file) for file in sorted(part.iterdir())},
         "exclusive": fitted.exclusive, "sure": fitted.sure, "threshold": fitted.threshold, "split": fitted.split,
         "calibration": asdict(fitted.calibration), "report": fitted.report.as_json(),
-        "routes": [{"route": "/".join(filter(None, route)), "utterances": texts} for route, texts in zip(fitted.utterances.routes, fitted.utterances.texts, strict=True)],
+        "routes": [{"route": route_name(route), "utterances": texts} for route, texts in zip(fitted.utterances.routes, fitted.utterances.texts, strict=True)],
     }  # fmt: skip
     (part / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")

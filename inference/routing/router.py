@@ -11,7 +11,7 @@ import numpy as np
 import structlog
 
 from inference.routing.clauses import clauses, heading
-from inference.routing.decision import Decision, Intent, Match, Route, Scores, Thresholds, decide
+from inference.routing.decision import Decision, Intent, Match, Route, Scores, Thresholds, decide, declared_routes
 from inference.routing.model import DESCRIPTION, load_routes
 from inference.routing.scorers import Calibration, Nearest, Scorer, declared_utterances
 from runtime.encoder import Encoder, quick_minilm
@@ -137,7 +137,7 @@ def routes_of(project: Project) -> Routes:
     """
     adapters, threads = project.adapters, min(ENCODER_THREADS, cores())
     if project.router.fitted is None:
-        return declared_routes(adapters, quick_minilm(threads), project.router.margin)
+        return unfitted_routes(adapters, quick_minilm(threads), project.router.margin)
     folder = project.root / project.router.fitted
     fitted, encoder = load_routes(folder, threads)
     owners = {adapter for adapter, _ in fitted.utterances.routes}
@@ -148,9 +148,9 @@ def routes_of(project: Project) -> Routes:
     return Routes(adapters, encoder, fitted.scorer(), fitted.thresholds(project.router.margin))
 
 
-def declared_routes(adapters: Mapping[str, Adapter], encoder: Encoder, margin: float) -> Routes:
+def unfitted_routes(adapters: Mapping[str, Adapter], encoder: Encoder, margin: float) -> Routes:
     """Routes by the utterances that adapters declare, each adapter with its own threshold."""
-    declared = {(name, topic): utterances for name, adapter in adapters.items() for topic, utterances in adapter.routes.items()}
+    declared = declared_routes(adapters)
     utterances = declared_utterances(declared, encoder.encode([text for texts in declared.values() for text in texts]))
     thresholds = {name: float(UNFITTED(np.array([[adapter.threshold]]))[0]) for name, adapter in adapters.items() if adapter.routes}
     return Routes(adapters, encoder, Nearest(utterances, UNFITTED), Thresholds(thresholds, margin, SURE))

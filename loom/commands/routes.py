@@ -31,16 +31,17 @@ def routes(context: typer.Context, as_json: AsJson = False, project: Project = N
     from rich.console import Console
     from rich.table import Table
 
+    from inference.routing.decision import declared_routes, route_name
     from inference.routing.model import load_routes
     from runtime.project import load_project
 
     declared = load_project(settings_of(project=project).project)
     if declared.router.fitted is not None:
         fitted, _ = load_routes(declared.root / declared.router.fitted)
-        rows = [("/".join(filter(None, route)), len(texts), fitted.threshold, "score") for route, texts in zip(fitted.utterances.routes, fitted.utterances.texts, strict=True)]
+        rows = [(route_name(route), len(texts), fitted.threshold, "score") for route, texts in zip(fitted.utterances.routes, fitted.utterances.texts, strict=True)]
         report = fitted.report.as_json()
     else:
-        rows = [("/".join(filter(None, (name, topic))), len(texts), adapter.threshold, "cosine") for name, adapter in declared.adapters.items() for topic, texts in adapter.routes.items()]
+        rows = [(route_name(route), len(texts), declared.adapters[route[0]].threshold, "cosine") for route, texts in declared_routes(declared.adapters).items()]
         report = None
     if as_json:
         typer.echo(json.dumps({"routes": [dict(zip(("route", "utterances", "threshold", "of"), row, strict=True)) for row in rows], "report": report}))
@@ -71,6 +72,7 @@ def fit(
 
     Example: loom routes fit --train requests.jsonl --out router
     """
+    from inference.routing.decision import declared_routes
     from inference.routing.fit import split
     from inference.routing.make import Tuning, make_routes
     from runtime.errors import SettingsError
@@ -86,9 +88,8 @@ def fit(
     known, held_out = ([] if file is None else _labelled(file, declared.adapters) for file in (train, validation))
     if validation is None:
         known, held_out = split(known)
-    utterances = {(name, topic): texts for name, adapter in declared.adapters.items() for topic, texts in adapter.routes.items()}
     with _bar() as hear:
-        fitted = make_routes(utterances, known, held_out, out, Tuning(epochs, encoder, seed) if epochs else None, false_rate, declared.router.margin, hear)
+        fitted = make_routes(declared_routes(declared.adapters), known, held_out, out, Tuning(epochs, encoder, seed) if epochs else None, false_rate, declared.router.margin, hear)
     report = fitted.report.as_json()
     if as_json:
         typer.echo(json.dumps({"out": str(out), "threshold": fitted.threshold, "report": report}))
