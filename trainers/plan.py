@@ -131,10 +131,10 @@ def token_operations(shape: Shape, lora: int, tokens: float, *, is_whole: bool) 
     return (6 if is_whole else 4) * shape.linear_weights + 6 * lora + attention
 
 
-def serving(shape: Shape, rank: int, adapters: int, memory_bytes: int, context: int) -> Serving:
-    """Of an engine in 16 bits with slots for so many adapters at once, on a GPU of so much memory of which vLLM takes its nine tenths, and requests of `context` tokens. Pure."""
-    weights, slots, token = shape.weights * HALF, adapters * rank * shape.lora_weights_a_rank * HALF, shape.layers * shape.kv_width * HALF
-    batch = BATCH_TOKENS * (2 * shape.inner + 6 * shape.width) * HALF + BATCH_REQUESTS * shape.vocabulary * FULL + GRAPH_BYTES
+def serving(shape: Shape, rank: int, adapters: int, memory_bytes: int, context: int, number_bytes: int = HALF) -> Serving:
+    """Of an engine with slots for so many adapters at once, on a GPU of so much memory of which vLLM takes its nine tenths, and requests of `context` tokens. Pure."""
+    weights, slots, token = shape.weights * number_bytes, adapters * rank * shape.lora_weights_a_rank * number_bytes, shape.layers * shape.kv_width * number_bytes
+    batch = BATCH_TOKENS * (2 * shape.inner + 6 * shape.width) * number_bytes + BATCH_REQUESTS * shape.vocabulary * FULL + GRAPH_BYTES
     cache = max(0, math.floor(GPU_SHARE * memory_bytes) - weights - slots - batch)
     return Serving(weights, slots, batch, token, cache, cache // token, cache / token / context)
 
@@ -144,7 +144,7 @@ def machine_here() -> Machine:
     import psutil
     import torch
 
-    from trainers.precision import is_bfloat16_faster, seconds_of
+    from runtime.precision import is_bfloat16_faster, seconds_of
 
     on_gpu, half = torch.cuda.is_available(), is_bfloat16_faster()
     size = 8192 if on_gpu else 1024

@@ -15,7 +15,10 @@ import vllm.v1.engine.core
 import vllm.v1.worker.cpu_model_runner
 import vllm.v1.worker.cpu_worker  # noqa: F401
 from vllm.distributed.device_communicators import shm_broadcast
+from vllm.platforms.cpu import CpuPlatform
 from vllm.v1.executor import multiproc_executor
+
+from inference.engines import punica
 
 BUSY_SECONDS = 1.0
 BUSY_POLL_MILLISECONDS = 1
@@ -37,3 +40,4 @@ class _Waiting(shm_broadcast.SpinCondition):
 
 shm_broadcast.SpinCondition = _Waiting
 multiproc_executor.get_mp_context = lambda: multiprocessing.get_context("fork")
+CpuPlatform.get_punica_wrapper = classmethod(lambda _: f"{punica.__name__}.{punica.SegmentedLora.__name__}")

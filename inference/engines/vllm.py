@@ -24,6 +24,7 @@ import psutil
 from inference.engines import Generation, Hear
 from runtime.errors import InvalidInput, Transient
 from runtime.machine import has_nvidia
+from runtime.precision import is_bfloat16_faster
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -87,11 +88,11 @@ class VllmEngine:
         if self._cancelled:
             raise Transient("the engine was stopped as it started")
         if torch.cuda.is_available():
-            cache = {}
+            here: dict[str, Any] = {}
         else:
-            cache = {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
+            here = {"kv_cache_memory_bytes": CPU_CACHE_BYTES} | ({} if is_bfloat16_faster() else {"dtype": "float32"})
             utils.get_mp_context = lambda: multiprocessing.get_context("forkserver")
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments, **cache))
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments, **here))
 
     @property
     def healthy(self) -> bool:

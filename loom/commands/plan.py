@@ -96,7 +96,7 @@ def _plan_trainings(examples: int | None, tokens: int | None, tflops: float | No
         at_once = rows_at_once(recipe.batch_size, recipe.batch_size if machine.is_gpu else rows_on_a_cpu(length), 0)
         rows.append({"training": name, **asdict(estimate.training(shape, recipe, machine, examples or fewest, length, at_once, is_whole=is_whole, shards=shards))})
     rank = max((adapter.recipe.rank for adapter in declared.adapters.values()), default=0)
-    served = estimate.serving(shape, rank, min(MAX_LORAS, len(declared.adapters)), machine.memory_bytes, MAX_MODEL_LEN)
+    served = estimate.serving(shape, rank, min(MAX_LORAS, len(declared.adapters)), machine.memory_bytes, MAX_MODEL_LEN, machine.bytes_a_number)
     if as_json:
         typer.echo(json.dumps({"machine": asdict(machine), "base": asdict(shape), "trainings": rows, "serving": asdict(served)}))
         return

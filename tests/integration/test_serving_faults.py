@@ -20,13 +20,14 @@ from inference.worker import AnswerStage, RequestShell
 from loom.embedded.kafka import EmbeddedKafka
 from runtime.in_flight import WAITING_RECORDS
 from runtime.kafka import Outgoing, apply_topics
+from runtime.precision import is_bfloat16_faster
 from runtime.project import load_project
 from runtime.transactions import PartitionTransactions
 from schemas.codec import Codec
 from schemas.events import CompletionStatus, Request, RequestCompleted
 from tests.support.engine_contract import check_engine
 from tests.support.kafka import publish, read_all
-from trainers.plan import serving, shape_of
+from trainers.plan import FULL, HALF, serving, shape_of
 
 CODEC = Codec()
 PROJECT = Path(__file__).parents[2] / "examples/pebblewire/loom.toml"
@@ -201,7 +202,7 @@ async def test_vllm_keeps_the_contract_of_engines(tmp_path: Path) -> None:
     await engine.start()
     try:
         shape = shape_of(base)
-        assert abs(engine.cache_tokens - CPU_CACHE_BYTES // serving(shape, 16, 4, 24 << 30, 1024).token_bytes) < 256  # of what `loom plan` says, to a block
+        assert abs(engine.cache_tokens - CPU_CACHE_BYTES // serving(shape, 16, 4, 24 << 30, 1024, HALF if is_bfloat16_faster() else FULL).token_bytes) < 256  # of what `loom plan` says, to a block
         await check_engine(engine, base, tmp_path)
     finally:
         await engine.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from runtime.artifacts import weight_shapes
 from runtime.errors import InvalidInput
 
 RANK = 8
+SLOTS = 8
+"""As many adapters as an engine takes in one batch."""
+MODULES = ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 LONG = [5 + at % 97 for at in range(200)]
 """Over 128 tokens: vLLM caches what a prompt begins with, in blocks of that size on a CPU."""
 SHORT = [5, 6, 7]
@@ -43,6 +47,7 @@ async def check_engine(engine: Engine, base: str, folder: Path) -> None:
     await adapters_come_answer_and_go(engine, base, folder)
     await bad_requests_are_refused_and_harm_nobody(engine, base, folder)
     await requests_share_the_engine(engine)
+    await adapters_share_a_batch(engine, base, folder)
 
 
 async def adapters_come_answer_and_go(engine: Engine, base: str, folder: Path) -> None:
@@ -66,6 +71,26 @@ async def adapters_come_answer_and_go(engine: Engine, base: str, folder: Path) -
     one, again = [await engine.generate(SHORT, "tool@3-cccccccc", None, 8) for _ in range(2)]
     assert (one.text, one.token_count) == (again.text, again.token_count)
     assert 0 < one.confidence <= 1
+
+
+async def adapters_share_a_batch(engine: Engine, base: str, folder: Path) -> None:
+    """Also with an adapter in every slot, requests of all of them and of the base are answered together as they are alone."""
+    names = [f"mixed{i}@1-aaaaaaaa" for i in range(SLOTS)]
+    for i, (name, module) in enumerate(zip(names, cycle(MODULES), strict=False)):
+        await engine.add(name, random_adapter(base, folder / name, 10 + i, module=module))
+    prompts = [(adapter, prompt) for adapter in (None, *names) for prompt in (LONG, SHORT, LONG[:40])]
+    alone = [await engine.probe(prompt, name) for name, prompt in prompts]
+    together = await asyncio.gather(*(engine.probe(prompt, name) for name, prompt in prompts))
+    for (adapter, prompt), one, many in zip(prompts, alone, together, strict=True):
+        assert apart(one, many) < 0.05, f"{adapter or 'the base'} answers {len(prompt)} tokens otherwise in company"
+    assert all(apart(one, of_base) > 0.1 for one, of_base in zip(alone[3:], alone[:3] * SLOTS, strict=True)), "an adapter changes nothing"
+    for name in names:
+        await engine.remove(name)
+
+
+def apart(one: dict[int, float], other: dict[int, float]) -> float:
+    """The most that two answers differ, of the tokens that both hold likely."""
+    return max((abs(one[token] - other[token]) for token in one.keys() & other.keys()), default=float("inf"))
 
 
 async def bad_requests_are_refused_and_harm_nobody(engine: Engine, base: str, folder: Path) -> None:

@@ -1,0 +1,72 @@
+"""vLLM's port for LoRA on a CPU, by segments.
+
+Its own operators there copy an adapter's matrices once for each token of a batch, in turn for each projection that a layer has packed in one; and a token without an
+adapter, whose slot is -1, gets what the last slot holds. Measured in docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+from inference.engines.segments import Packed, grouped
+
+
+class SegmentedLora(PunicaWrapperCPU):
+    """Ids of adapters are never used twice (`VllmEngine`): a slot whose id is as before holds what it held."""
+
+    def __init__(self, *where: Any, **how: Any) -> None:
+        super().__init__(*where, **how)
+        self._layers: dict[int, tuple[Packed, int]] = {}
+        """By the identity of a layer's first tensor, with the round in which it was looked at."""
+        self._changes: dict[int, tuple[bool, int]] = {}
+        self._told: list[int | None] = []
+        self._loaded: list[int | None] = []
+        self._round = 0
+        """Counts the changes of what is in slots."""
+        self._batch = grouped(())
+
+    def update_metadata(self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **how: Any) -> None:
+        """Told by vLLM before a step whose requests differ from the last one's."""
+        super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **how)
+        if lora_index_to_id is not self._told or lora_index_to_id != self._loaded:  # vLLM begins another list where all adapters go, as after its warming up
+            self._told, self._loaded = lora_index_to_id, list(lora_index_to_id)
+            self._round += 1
+        self._batch = grouped(self.token_lora_indices.tolist())
+
+    def add_lora_linear(
+        self, y: Tensor, x: Tensor, lora_a_stacked: tuple[Tensor, ...], lora_b_stacked: tuple[Tensor, ...], scale: float, output_slices: tuple[int, ...], *, buffer: Any = None, **how: Any,
+    ) -> None:  # fmt: skip
+        """Adds to `y` (tokens, outputs) what the adapters of the batch make of `x` (tokens, inputs)."""
+        if self._batch.slots:
+            self._layer(lora_a_stacked, lora_b_stacked).add(y, x, self._batch)
+
+    def _layer(self, lora_a: Sequence[Tensor], lora_b: Sequence[Tensor]) -> Packed:
+        key = id(lora_a[0])
+        known = self._layers.get(key)
+        if known is not None and known[1] == self._round:
+            return known[0]
+        layer = known[0] if known else Packed(lora_a, lora_b)
+        layer.look()
+        self._layers[key] = layer, self._round
+        return layer
+
+    def add_lora_logits(self, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, *, buffer: Tensor | None = None, **how: Any) -> None:
+        """As vLLM does it, where an adapter changes the head at all."""
+        if self._any(lora_a_stacked):
+            super().add_lora_logits(y, x, lora_a_stacked, lora_b_stacked, scale, buffer=buffer, **how)
+
+    def add_lora_embedding(self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **how: Any) -> None:
+        """As vLLM does it, where an adapter changes the embedding at all."""
+        if self._any(lora_b_stacked):
+            super().add_lora_embedding(y, x, lora_b_stacked, add_inputs, **how)
+
+    def _any(self, stacked: Tensor) -> bool:
+        """Whether any slot has a number in `stacked` that is not 0."""
+        known = self._changes.get(id(stacked))
+        if known is None or known[1] != self._round:
+            known = self._changes[id(stacked)] = bool(stacked.any()), self._round
+        return known[0]
