@@ -19,7 +19,9 @@ from schemas.events import AdapterEvent, AdapterEventKind, DeadLetter, Label, Re
 from tests.support.kafka import publish
 from tests.support.live import ROOT, Live, running
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
+HUNG = 800
+"""Seconds after which a training or two have hung: half a minute each on two quiet cores, which here they share with another file's."""
 CODEC = Codec()
 PROJECT = f"""
 [base]
@@ -32,7 +34,7 @@ task = "classify"
 result = "moods"
 labels = ["KIND_A", "KIND_B"]
 min_examples = 120
-recipe = {{ max_steps = 80, epochs = 20 }}
+recipe = {{ max_steps = 40, epochs = 20 }}
 gate = {{ min_score = 0.2, max_loss = 1.0 }}
 """
 THINGS = ("lamp", "hub", "door", "lock", "plug", "app", "scene", "blind", "mower", "siren", "meter", "valve")
@@ -80,10 +82,10 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 def test_a_new_epoch_switches_base_and_adapters_as_one(system: Live, tmp_path: Path) -> None:
     assert system.loom("publish", str(documents(tmp_path / "first", 0))).returncode == 0
     system.publish_labels(labels())
-    system.until_live({"mood"}, 300)
+    system.until_live({"mood"}, HUNG)
     assert epoch_of(system) == 1
     assert system.loom("publish", str(documents(tmp_path / "second", 20))).returncode == 0
-    asked, end = 0, time.monotonic() + 300
+    asked, end = 0, time.monotonic() + HUNG
     while epoch_of(system) != 2:
         ask(system, range(asked, asked + 5))
         asked += 5
@@ -123,12 +125,12 @@ def test_a_forgotten_document_is_in_nothing_that_serves_and_nowhere_else(system:
     system.until(lambda: any(run.trigger is RunTrigger.FORGET and run.status is RunStatus.STARTED for run in system.read("training-runs", TrainingRun)), 60, "the run that forgets")
     (tmp_path / "again/first").mkdir(parents=True)
     file = documents(tmp_path / "first", 0).joinpath("3.md").rename(tmp_path / "again" / doc)  # newer than its deletion
-    again = system.loom("forget", doc, "--wait", "300", "--text", str(file), "--json")
+    again = system.loom("forget", doc, "--wait", str(HUNG), "--text", str(file), "--json")
     report = json.loads(again.stdout or "{}")
     assert again.returncode == 0, again.stdout + again.stderr
     assert (report["cancelled_runs"], report["still_serving"], report["learned_live"], report["findings"]) == ([], [], [], [])
     assert report["searched"] > 0
-    system.until(lambda: epoch_of(system) == 3, 120, "an engine on the base that has forgotten")
+    system.until(lambda: epoch_of(system) == 3, HUNG, "an engine on the base that has forgotten")
     assert [(e.epoch.epoch, dict(e.epoch.live)) for e in system.read("adapters", AdapterEvent) if e.epoch][-1] == (3, {"mood": 3})
     system.until(lambda: {path.name for path in (system.data / "objects/adapters").glob("*/[12]-*/*")} == {"manifest.json"}, 60, "the files to go from the store")
     system.until(lambda: not [path for path in system.data.rglob("*") if path.name.startswith(("base@1-", "base@2-", "mood@1-", "mood@2-"))], 60, "the files to go from the workers")

@@ -36,12 +36,12 @@ ADAPTERS = {"tool", "classifier", "ner", "chat"}
 
 
 def of_the_loop(project: str) -> str:
-    """The example's project with fewer steps: `make demo` takes them all.
+    """The example's project with fewer steps and pairs: `make demo` takes them all.
 
     Ten corrections may change more answers than its gates let pass: that they come through is under test, not how strict it is.
     """
-    fewer = re.sub(r"max_steps = (\d+)", lambda found: f"max_steps = {min(120, int(found[1]) // 2)}", project)
-    return fewer.replace("max_loss = 0.05", "max_loss = 0.2").replace('"../../models/base"', f'"{ROOT / "models/base"}"')
+    fewer = re.sub(r"max_steps = (\d+)", lambda found: f"max_steps = {min(80, int(found[1]) // 2)}", project)
+    return fewer.replace("max_pairs = 160", "max_pairs = 64").replace("max_loss = 0.05", "max_loss = 0.2").replace('"../../models/base"', f'"{ROOT / "models/base"}"')
 
 
 @pytest.fixture(scope="module")
