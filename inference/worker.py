@@ -1,18 +1,20 @@
 """The Kafka shell of inference: `requests` in, `results.*` and `results.completed` out, in the transaction of the
-request's offset. The engine outlives this shell: when it is fenced, it re-joins and re-reads its offsets.
+request's offset, or before it is committed, by `[inference] delivery`. The engine outlives this shell: when it is fenced, it re-joins and re-reads its offsets.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
 
 from inference.service import Service
 from runtime.cloudevents import headers
+from runtime.delivery import Delivery, IdempotentDelivery
 from runtime.errors import Fenced
 from runtime.ids import digest
 from runtime.in_flight import InFlight
@@ -65,12 +67,21 @@ class _Assignment(ConsumerRebalanceListener):
 class RequestShell:
     """Runs the stage over its partitions."""
 
-    def __init__(self, group: str, broker: str, stage: AnswerStage, codec: Codec, prefix: str = "", session_timeout_seconds: int = 10) -> None:
+    def __init__(self, group: str, broker: str, stage: AnswerStage, codec: Codec, prefix: str = "", session_timeout_seconds: int = 10, delivery: str = "exactly-once") -> None:
         self._group, self._broker, self._stage, self._codec, self._prefix, self._session = group, broker, stage, codec, prefix, session_timeout_seconds
-        self._transactions = PartitionTransactions(group, lambda name: producer(broker, name, session_timeout_seconds))
         self._client: AIOKafkaConsumer | None = None
         self._fatal: BaseException | None = None
-        self._work = InFlight(self._transactions, self._answer, self._note, concurrent=CONCURRENT)
+        self._delivery: Delivery
+        if delivery == "exactly-once":
+            self._delivery = PartitionTransactions(group, lambda name: producer(broker, name, session_timeout_seconds, linger_milliseconds=0))
+            self._work = InFlight(self._delivery, self._answer, self._note, CONCURRENT)
+        else:
+            self._delivery = IdempotentDelivery(lambda: producer(broker, linger_milliseconds=0), self._commit_offsets)
+            self._work = InFlight(self._delivery, self._answer, self._note, CONCURRENT, linger_seconds=0)
+
+    async def _commit_offsets(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        assert self._client is not None
+        await self._client.commit(dict(offsets))
 
     async def _answer(self, record: Record) -> Sequence[Outgoing]:
         return await run_stage(self._stage, record, self._codec, self._prefix)
@@ -98,7 +109,7 @@ class RequestShell:
     async def release(self) -> None:
         """Before partitions are revoked: cancels what is in work, waits for open transactions."""
         self._work.release()
-        await self._transactions.drain()
+        await self._delivery.drain()
 
     async def take_over(self, assigned: Sequence[TopicPartition]) -> None:
         """After partitions were assigned: fences former owners, then goes to what they had committed.
@@ -106,7 +117,7 @@ class RequestShell:
         What the client returns before that was read from offsets that a former owner may have passed since; it is
         dropped, and read again from the right place.
         """
-        await self._transactions.fence(assigned)
+        await self._delivery.fence(assigned)
         assert self._client is not None
         first = await self._client.beginning_offsets(assigned) if assigned else {}
         committed = await committed_offsets(self._broker, self._group, assigned)
@@ -130,4 +141,4 @@ class RequestShell:
         finally:
             await self.release()
             await self._client.stop()  # waits for a rebalance under way, which may be starting producers
-            await self._transactions.close()
+            await self._delivery.close()

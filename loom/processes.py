@@ -227,7 +227,7 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
     router = LiveRouter(settings.project, project)
     await router.load()
     service = Service(project, router, residency, tokenizer, Shortlist((await asyncio.to_thread(minilm)).encode))
-    shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds)
+    shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds, project.inference.delivery)
     server = _Server(uvicorn.Config(build_api(project, service, residency, Recorder(writer), keys=settings.api_keys), host=settings.http_host, port=settings.http_port, log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=DRAIN_SECONDS))
     tasks = [following, asyncio.create_task(router.run(stop)), asyncio.create_task(server.serve()), asyncio.create_task(shell.run(stop))]
     try:

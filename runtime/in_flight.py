@@ -15,16 +15,16 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
+from runtime.delivery import Delivery
 from runtime.errors import Fenced
 from runtime.kafka import Outgoing, Record
-from runtime.transactions import PartitionTransactions
 from runtime.window import Window
 
 CONCURRENT = 16
 WAITING_RECORDS, WAITING_BYTES = 4096, 64 << 20
 """What may have begun and is not committed, before no more is taken in."""
 LINGER_SECONDS = 0.005
-"""What ends within this time shares a transaction."""
+"""A transaction costs several words with the broker, whatever is in it."""
 Handle = Callable[[Record], Awaitable[Sequence[Outgoing]]]
 
 
@@ -38,11 +38,11 @@ class _Partition:
 class InFlight:
     """The work on one topic. `handle` gives what is to be written for a record.
 
-    `on_fatal` is called when a transaction's outcome is unknown, or `handle` raises: start over from the committed offsets.
+    `on_fatal` is called when a transaction's outcome is unknown, or `handle` raises: start over from the committed offsets. What ends within `linger_seconds` is committed at once.
     """
 
-    def __init__(self, transactions: PartitionTransactions, handle: Handle, on_fatal: Callable[[BaseException], None], concurrent: int = CONCURRENT) -> None:
-        self._transactions, self._handle, self._on_fatal = transactions, handle, on_fatal
+    def __init__(self, delivery: Delivery, handle: Handle, on_fatal: Callable[[BaseException], None], concurrent: int = CONCURRENT, linger_seconds: float = LINGER_SECONDS) -> None:
+        self._delivery, self._handle, self._on_fatal, self._linger = delivery, handle, on_fatal, linger_seconds
         self._gate = asyncio.Semaphore(concurrent)
         self._epoch = -1
         self._partitions: dict[TopicPartition, _Partition] = {}
@@ -65,7 +65,7 @@ class InFlight:
         except ValueError as error:
             raise Fenced(f"committed offset of {', '.join(str(p) for p in committed)}: {error}") from error
         self._partitions = {p: _Partition(window) for p, window in windows.items()}
-        self._epoch = self._transactions.epoch
+        self._epoch = self._delivery.epoch
 
     def release(self) -> None:
         """Ends the hold: cancels what is in work. What is being committed is for the transactions to drain."""
@@ -78,7 +78,7 @@ class InFlight:
 
     async def add(self, records: Iterable[Record]) -> None:
         """Begins work on `records`; waits while there is too much of it. What is not of this hold is dropped: it is read again."""
-        epoch = self._transactions.epoch
+        epoch = self._delivery.epoch
         for record in records:
             place = TopicPartition(record.topic, record.partition)
             while epoch == self._epoch and place in self._partitions and not self._fits(self._partitions[place], record):
@@ -141,12 +141,12 @@ class InFlight:
 
     async def _commit(self, place: TopicPartition, partition: _Partition, epoch: int) -> None:
         """Commits what has ended, until nothing has."""
-        await asyncio.sleep(LINGER_SECONDS)
+        await asyncio.sleep(self._linger)
         while partition.done and epoch == self._epoch:
             done, partition.done = partition.done, []
             partition.window.finish(record.offset for record, _ in done)
             outgoing = [o for _, made in done for o in made]
-            held = await self._transactions.commit(epoch, place, outgoing, partition.window.next_offset, partition.window.metadata)
+            held = await self._delivery.commit(epoch, place, outgoing, partition.window.next_offset, partition.window.metadata)
             if held and epoch == self._epoch:
                 self._records -= len(done)
                 self._bytes -= sum(len(record.value or b"") for record, _ in done)

@@ -60,10 +60,10 @@ class Outgoing:
     headers: Headers = ()
 
 
-def producer(broker: str, transactional_id: str | None = None, transaction_timeout_seconds: int = 10) -> AIOKafkaProducer:
-    """An idempotent producer; transactional when it gets an id."""
+def producer(broker: str, transactional_id: str | None = None, transaction_timeout_seconds: int = 10, linger_milliseconds: int = 2) -> AIOKafkaProducer:
+    """An idempotent producer; transactional when it gets an id. It waits `linger_milliseconds` for more to send along."""
     return AIOKafkaProducer(
-        bootstrap_servers=broker, acks="all", enable_idempotence=True, linger_ms=2, max_request_size=4 * MAX_MESSAGE_BYTES, max_batch_size=BATCH_BYTES,
+        bootstrap_servers=broker, acks="all", enable_idempotence=True, linger_ms=linger_milliseconds, max_request_size=4 * MAX_MESSAGE_BYTES, max_batch_size=BATCH_BYTES,
         transactional_id=transactional_id, transaction_timeout_ms=transaction_timeout_seconds * 1000,
     )  # fmt: skip
 

@@ -192,6 +192,15 @@ class Kafka(_Table):
     partitions: int = Field(default=PARTITIONS, ge=1, le=4096, description="Of each topic but the registry's: as many workers of a kind can share the work, evenly where their number divides it. Fixed when the topics are made.")
 
 
+class Inference(_Table):
+    """How requests on the topic are answered."""
+
+    delivery: Literal["exactly-once", "idempotent"] = Field(
+        default="exactly-once",
+        description="Results, and that their requests are done, in one transaction; or one after the other: results can be read some milliseconds earlier, and those that a worker had not noted as done when it died are written again under the same result_id.",
+    )
+
+
 class TeacherLimits(_Table):
     """How the teacher at LOOM_TEACHER_URL is asked, by all workers together. The offline teacher has no limits and no judge."""
 
@@ -227,6 +236,7 @@ class Project(_Table):
     documents: Documents = Documents()
     router: Router = Router()
     kafka: Kafka = Kafka()
+    inference: Inference = Inference()
     teacher: TeacherLimits = TeacherLimits()
     evaluation: Evaluation = Evaluation()
     adapters: dict[Name, Adapter] = Field(default_factory=dict)
@@ -271,7 +281,7 @@ def load_project(path: Path) -> Project:
         raise SettingsError("\n".join(f"{path}: {_fault(e)}" for e in error.errors())) from error
 
 
-_FIELDS = {name for table in (Project, Base, Documents, Router, Kafka, TeacherLimits, Evaluation, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
+_FIELDS = {name for table in (Project, Base, Documents, Router, Kafka, Inference, TeacherLimits, Evaluation, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
 
 
 def _fault(error: Any) -> str:

@@ -18,7 +18,7 @@ ROUNDS = 5
 class Row:
     """One thing that was measured: our median, a baseline's where there is one, their ratio.
 
-    `goal` is what the ratio must reach, or our value where there is no baseline; None where nothing is promised.
+    `goal` is what the ratio must reach, or stay below, or our value where there is no baseline; None where nothing is promised.
     """
 
     what: str
@@ -34,11 +34,20 @@ class Row:
     @classmethod
     def of(cls, what: str, unit: str, ours: Sequence[float], baseline: Sequence[float] = (), goal: float | None = None) -> Row:
         """A row of the values of several rounds; more is better."""
+        return cls._of(what, unit, ours, baseline, goal, lambda reached, wanted: reached >= wanted)
+
+    @classmethod
+    def under(cls, what: str, unit: str, ours: Sequence[float], baseline: Sequence[float] = (), goal: float | None = None) -> Row:
+        """The same where less is better."""
+        return cls._of(what, unit, ours, baseline, goal, lambda reached, wanted: reached <= wanted)
+
+    @classmethod
+    def _of(cls, what: str, unit: str, ours: Sequence[float], baseline: Sequence[float], goal: float | None, holds: Callable[[float, float], bool]) -> Row:
         mine = statistics.median(ours)
         theirs = statistics.median(baseline) if baseline else None
         ratio = mine / theirs if theirs else None
         reached = mine if ratio is None else ratio
-        return cls(what, unit, mine, theirs, ratio, goal, None if goal is None else reached >= goal, (min(ours), max(ours)), (min(baseline), max(baseline)) if baseline else None)
+        return cls(what, unit, mine, theirs, ratio, goal, None if goal is None else holds(reached, goal), (min(ours), max(ours)), (min(baseline), max(baseline)) if baseline else None)
 
 
 def take_turns(sides: Mapping[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, list[float]]:
@@ -75,21 +84,26 @@ def report(name: str, rows: Sequence[Row]) -> dict[str, Any]:
     return {"name": name, "machine": machine(), "rows": [asdict(row) for row in rows]}
 
 
-def show(name: str, rows: Sequence[Row], target: Path | None) -> None:
-    """Prints the rows as a table; writes them as JSON to `target` where one is named."""
+def show(name: str, rows: Sequence[Row], target: Path | None, picture_file: Path | None = None) -> None:
+    """Prints the rows as a table; writes them as JSON to `target` and as SVG to `picture_file`, where these are named."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table("what", "ours", "spread", "baseline", "ratio", "goal", "holds", title=name)
     for row in rows:
-        cells = [_number(row.ours, row.unit), " to ".join(_number(v) for v in row.ours_spread), _number(row.baseline, row.unit), _number(row.ratio), _number(row.goal)]
+        cells = [number(row.ours, row.unit), " to ".join(number(v) for v in row.ours_spread), number(row.baseline, row.unit), number(row.ratio), number(row.goal)]
         table.add_row(row.what, *cells, "-" if row.holds is None else "yes" if row.holds else "NO")
     Console().print(table)
     if target:
         target.write_text(json.dumps(report(name, rows), indent=1) + "\n", encoding="utf-8")
+    if picture_file:
+        from loom.bench.picture import picture
+
+        picture_file.write_text(picture(f"loom bench {name}", rows), encoding="utf-8")
 
 
-def _number(value: float | None, unit: str = "") -> str:
+def number(value: float | None, unit: str = "") -> str:
+    """For people: three digits, and the unit."""
     if value is None:
         return "-"
     shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TENTH = 10
 Quick = Annotated[bool, typer.Option("--quick", help="A tenth of the work, for a first look.")]
+Picture = Annotated[Path | None, typer.Option("--picture", help="Draw the rows that have a baseline to this file, as SVG.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")]
 
 
@@ -162,6 +163,30 @@ def pipeline(
 
     number = documents or (QUICK_DOCUMENTS if quick else DOCUMENTS_A_ROUND)
     show("pipeline", memory_rows(number) if memory else pipeline_rows(number, tuple(workers or (1, 2, 4))), json_file)
+
+
+def inference(project: Project = None, quick: Quick = False, json_file: JsonFile = None, picture: Picture = None) -> None:
+    """Serve the project's base with four adapters of random weights, beside stock vLLM, PEFT and Transformers; then requests through a Kafka of its own, beside the engine alone.
+
+    Example: loom bench inference --project examples/pebblewire/loom.toml --quick
+    """
+    from loom.bench.compare import show
+    from loom.bench.inference import inference_rows
+    from runtime.project import load_project
+
+    show("inference", inference_rows(load_project(settings_of(project=project).project).base_folder, quick), json_file, picture)
+
+
+def swap(project: Project = None, quick: Quick = False, json_file: JsonFile = None, picture: Picture = None) -> None:
+    """Change adapters of the project's base from request to request, out of up to 256, and publish versions under load: first tokens, throughput, first answers.
+
+    Example: loom bench swap --project examples/pebblewire/loom.toml --quick
+    """
+    from loom.bench.compare import show
+    from loom.bench.swap import swap_rows
+    from runtime.project import load_project
+
+    show("swap", asyncio.run(swap_rows(load_project(settings_of(project=project).project).base_folder, quick)), json_file, picture)
 
 
 def _show_scores(name: str, scores: Sequence[Score], target: Path | None) -> None:

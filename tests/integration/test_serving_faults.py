@@ -13,13 +13,16 @@ from typing import Any
 
 import psutil
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import CommitFailedError
+from aiokafka.structs import OffsetAndMetadata
 
 from inference.engines.vllm import CPU_CACHE_BYTES, VllmEngine
 from inference.service import Answer
 from inference.worker import AnswerStage, RequestShell
 from loom.embedded.kafka import EmbeddedKafka
 from runtime.in_flight import WAITING_RECORDS
-from runtime.kafka import Outgoing, apply_topics
+from runtime.kafka import Outgoing, apply_topics, committed_offsets, partitions_of
 from runtime.precision import is_bfloat16_faster
 from runtime.project import load_project
 from runtime.transactions import PartitionTransactions
@@ -102,6 +105,37 @@ async def test_a_fenced_shell_starts_over_and_its_open_transaction_counts_for_no
     assert len(stolen) == 2
     assert {i: n for i, n in words.items() if n != 1} == {}
     assert len(words) == 200
+
+
+@pytest.mark.asyncio
+async def test_idempotent_delivery_loses_nothing_and_writes_again_what_was_not_noted_as_done(kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = "again."
+    await apply_topics(kafka.address, load_project(PROJECT).topics.values(), prefix)
+    await send(kafka.address, prefix, range(200))
+    commit, failed = AIOKafkaConsumer.commit, list[dict[TopicPartition, OffsetAndMetadata]]()
+
+    async def fail_twice(self: AIOKafkaConsumer, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+        if len(failed) < 2:
+            failed.append(offsets)
+            raise CommitFailedError
+        await commit(self, offsets)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "commit", fail_twice)
+    stops = [asyncio.Event(), asyncio.Event()]
+    shells = [RequestShell(f"{prefix}inference", kafka.address, AnswerStage(Instant(), CODEC, prefix), CODEC, prefix, 6, "idempotent") for _ in stops]  # type: ignore[arg-type]
+    tasks = [asyncio.create_task(shells[0].run(stops[0]))]
+    await until_answered(kafka.address, prefix, 200)
+    tasks.append(asyncio.create_task(shells[1].run(stops[1])))  # a rebalance, as more requests come
+    await send(kafka.address, prefix, range(200, 500))
+    words = await until_answered(kafka.address, prefix, 500)
+    for stop in stops:
+        stop.set()
+    await asyncio.gather(*tasks)
+    assert len(failed) == 2
+    assert len(words) == 500
+    assert max(words.values()) > 1, "what was written before its offset failed is written again"
+    noted = await committed_offsets(kafka.address, f"{prefix}inference", await partitions_of(kafka.address, [f"{prefix}requests"]))
+    assert sum(at.offset for at in noted.values() if at) == 500
 
 
 class Starting:

@@ -1,0 +1,269 @@
+"""The part of `loom bench inference` that goes through Kafka: a request in, its result out, beside the engine alone at the same rate, and beside a bare relay of aiokafka."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from inference.engines import Engine
+from inference.engines.vllm import VllmEngine
+from inference.residency import Lease
+from inference.service import Service
+from inference.worker import CONCURRENT, AnswerStage, RequestShell
+from loom.bench.asker import RESULTS, asked, text_of
+from loom.bench.compare import Row
+from loom.embedded.kafka import EmbeddedKafka, free_port
+from runtime.encoder import minilm
+from runtime.kafka import Outgoing, apply_topics, consumer, producer
+from runtime.project import load_project
+from runtime.tasks.grammar import MAX_TOKENS, grammar
+from runtime.tasks.prompt import load_tokenizer, prompt_ids
+from runtime.tasks.samples import TaskSpec, answer, ask, task_input
+from runtime.tasks.shortlist import Shortlist
+from runtime.transactions import PartitionTransactions
+from schemas.codec import Codec
+from schemas.topics import REQUESTS
+
+IDEMPOTENT_MS, EXACTLY_ONCE_MS, OF_THROUGHPUT, STRUCTURED = 10.0, 30.0, 0.95, 1.05
+LOAD = 0.5
+"""Of what the engine alone answers a second."""
+PROJECT = """
+[base]
+model = "{base}"
+[adapters.mood]
+task = "classify"
+result = "moods"
+labels = ["NEGATIVE", "NEUTRAL", "POSITIVE"]
+[adapters.essay]
+task = "chat"
+result = "essays"
+utterances = ["tell me"]
+[adapters.act]
+task = "tool"
+result = "calls"
+[[adapters.act.tools]]
+name = "restart_hub"
+description = "Restart a hub"
+parameters = {{ type = "object", properties = {{ hub_name = {{ type = "string" }}, when = {{ type = "string" }} }}, required = ["hub_name", "when"] }}
+utterances = ["restart my hub"]
+[[adapters.act.tools]]
+name = "track_order"
+description = "Where an order is"
+parameters = {{ type = "object", properties = {{ order = {{ type = "string" }}, street = {{ type = "string" }} }}, required = ["order", "street"] }}
+utterances = ["track my order"]
+"""
+CODEC = Codec()
+Work = Callable[[int], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Requests of a round at half of capacity and of one at full speed, pairs of structured answers, and rounds."""
+
+    paced: int
+    pressed: int
+    pairs: int
+    rounds: int
+
+
+WHOLE, QUICK = Counts(300, 600, 150, 3), Counts(40, 60, 10, 1)
+
+
+class Base:
+    """What a residency is to the service, for a base without adapters."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @asynccontextmanager
+    async def lease(self, adapter: str, version: int | None = None) -> AsyncIterator[Lease]:
+        yield Lease(self._engine, None)
+
+
+class Bench:
+    """An engine, a broker, and the ways that a request can take."""
+
+    def __init__(self, engine: VllmEngine, broker: str, project_file: Path) -> None:
+        self.engine, self.broker, self.project = engine, broker, load_project(project_file)
+        self.tokenizer = load_tokenizer(self.project.base_folder)
+        no_examples: Any = None
+        self.service = Service(self.project, no_examples, Base(engine), self.tokenizer, Shortlist(minilm().encode))  # type: ignore[arg-type]
+        self.seeds = itertools.count(1)
+
+    def prompt(self, adapter: str, text: str) -> tuple[list[int], str | None, int, TaskSpec, Any]:
+        """What the engine is asked for a message, and by what its answer is read."""
+        spec = self.project.adapters[adapter].spec
+        given = task_input(spec.task, text, {})
+        return prompt_ids(self.tokenizer, ask(spec, given)), grammar(spec, given), MAX_TOKENS[spec.task], spec, given
+
+    async def bare(self, rate: float, count: int) -> tuple[list[float], float]:
+        """The engine alone: seconds of each answer, requests coming at random moments, or `CONCURRENT` at once where `rate` is 0; and of all together."""
+        seed = next(self.seeds)
+        asks = [self.prompt("mood", text_of(number, seed)) for number in range(count)]
+        gate, took, chance = asyncio.Semaphore(CONCURRENT if not rate else count), list[float](), random.Random(seed)
+
+        async def one(number: int) -> None:
+            ids, rule, most, *_ = asks[number]
+            async with gate:
+                began = time.perf_counter()
+                await self.engine.generate(ids, None, rule, most)
+                took.append(time.perf_counter() - began)
+
+        began, due, running = time.perf_counter(), time.perf_counter(), []
+        for number in range(count):
+            due += chance.expovariate(rate) if rate else 0.0
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            running.append(asyncio.create_task(one(number)))
+        await asyncio.gather(*running)
+        return took, time.perf_counter() - began
+
+    async def through(self, way: str, rate: float, count: int) -> tuple[list[float], float]:
+        """By Kafka, in a way: `exactly-once`, `idempotent`, or a relay of either that asks no engine."""
+        async with self._serving(way) as prefix:
+            await asked(self.broker, prefix, 0, 20, next(self.seeds))  # until partitions are there, and all is warm
+            return await asked(self.broker, prefix, rate, count, next(self.seeds))
+
+    @asynccontextmanager
+    async def _serving(self, way: str) -> AsyncIterator[str]:
+        prefix, stop = f"{way.replace(' ', '-')}-{next(self.seeds)}.", asyncio.Event()
+        await apply_topics(self.broker, self.project.topics.values(), prefix)
+        if way.endswith("relay"):
+            running = asyncio.create_task(self._relay(prefix, stop, with_transactions=way.startswith("exactly-once")))
+        else:
+            shell = RequestShell(f"{prefix}inference", self.broker, AnswerStage(self.service, CODEC, prefix), CODEC, prefix, delivery=way)
+            running = asyncio.create_task(shell.run(stop))
+        try:
+            yield prefix
+        finally:
+            stop.set()
+            await running
+
+    async def _relay(self, prefix: str, stop: asyncio.Event, *, with_transactions: bool) -> None:
+        """aiokafka's own loop: what is read is sent on as a result, and committed."""
+        group = f"{prefix}relay"
+        reader = consumer(self.broker, prefix + REQUESTS.name, group=group)
+        await reader.start()
+        transactions = PartitionTransactions(group, lambda name: producer(self.broker, name, linger_milliseconds=0))
+        writer = producer(self.broker, linger_milliseconds=0)
+        await writer.start()
+        while not reader.assignment():  # noqa: ASYNC110 - aiokafka sets no event
+            await asyncio.sleep(0.05)
+        if with_transactions:
+            await transactions.fence(reader.assignment())
+
+        async def relay(place: TopicPartition, messages: Sequence[Any]) -> None:
+            results = [Outgoing(prefix + RESULTS, m.key, m.value) for m in messages]
+            if with_transactions:
+                await transactions.commit(transactions.epoch, place, results, messages[-1].offset + 1)
+                return
+            await asyncio.gather(*[await writer.send(o.topic, key=o.key, value=o.value) for o in results])
+            await reader.commit({place: messages[-1].offset + 1})
+
+        while not stop.is_set():
+            batches = await reader.getmany(timeout_ms=200)
+            await asyncio.gather(*(relay(place, messages) for place, messages in batches.items()))
+        await transactions.close()
+        await writer.stop()
+        await reader.stop()
+
+    async def short_before_long(self) -> float:
+        """Milliseconds by which a short answer's request, sent while a long one is answered, ends before it."""
+        from schemas.events import Request, Result
+
+        async with self._serving("exactly-once") as prefix:
+            await asked(self.broker, prefix, 0, 20, next(self.seeds))
+            reader, writer = consumer(self.broker, f"{prefix}results.essays", f"{prefix}{RESULTS}"), producer(self.broker, linger_milliseconds=0)
+            await reader.start()
+            await writer.start()
+            for name, adapter in (("long", "essay@base"), ("short", "mood@base")):
+                await writer.send_and_wait(prefix + REQUESTS.name, key=name.encode(), value=CODEC.encode(Request(request_id=name, conversation_id=name, text=text_of(0, 0), adapter_id=adapter)))
+                await asyncio.sleep(0.1)
+            ended: dict[str, float] = {}
+            while not {"long", "short"} <= ended.keys():
+                for batch in (await reader.getmany(timeout_ms=200)).values():
+                    ended |= {CODEC.decode(Result, message.value).request_id: time.perf_counter() for message in batch}
+            await reader.stop()
+            await writer.stop()
+        return (ended["long"] - ended["short"]) * 1000
+
+    async def structured(self, adapter: str, pairs: int) -> tuple[list[float], list[float], float]:
+        """Milliseconds of answers under their grammar and of free text of as many tokens, by turns; and the share of the first that their task can read."""
+        bound, free, valid, seed = list[float](), list[float](), 0, next(self.seeds)
+        for number in range(-3, pairs):
+            ids, rule, most, spec, given = self.prompt(adapter, text_of(number, seed))
+            began = time.perf_counter()
+            made = await self.engine.generate(ids, None, rule, most)
+            between = time.perf_counter()
+            other = await self.engine.generate(ids, None, None, made.token_count)
+            if number < 0:
+                continue
+            with contextlib.suppress(ValueError):
+                answer(spec, made.text, given)
+                valid += 1
+            if other.token_count == made.token_count:
+                bound.append((between - began) * 1000)
+                free.append((time.perf_counter() - between) * 1000)
+        return bound, free, valid / pairs
+
+
+async def measured(bench: Bench, counts: Counts) -> list[Row]:
+    """The rows, sides taking turns."""
+    await bench.bare(0, 40)
+    capacity = [counts.pressed / (await bench.bare(0, counts.pressed))[1] for _ in range(counts.rounds)]
+    rate = LOAD * statistics.median(capacity)
+    ways = ("idempotent", "exactly-once", "idempotent relay", "exactly-once relay")
+    paced: dict[str, list[float]] = {way: [] for way in ("bare", *ways)}
+    pressed: dict[str, list[float]] = {"bare": [], "idempotent": [], "exactly-once": []}
+    for _ in range(counts.rounds):
+        paced["bare"].append(_p50(await bench.bare(rate, counts.paced)))
+        pressed["bare"].append(counts.pressed / (await bench.bare(0, counts.pressed))[1])
+        for way in ways:
+            paced[way].append(_p50(await bench.through(way, rate, counts.paced)))
+            if way in pressed:
+                pressed[way].append(counts.pressed / (await bench.through(way, 0, counts.pressed))[1])
+    over = {way: [mine - alone for mine, alone in zip(paced[way], paced["bare"], strict=True)] for way in ways}
+    rows = [
+        Row.under("the engine alone, p50 at half of capacity", "ms", paced["bare"]),
+        Row.under("Kafka, idempotent: p50 over the engine's", "ms", over["idempotent"], goal=IDEMPOTENT_MS),
+        Row.under("Kafka, exactly-once: p50 over the engine's", "ms", over["exactly-once"], goal=EXACTLY_ONCE_MS),
+        Row.under("aiokafka alone, idempotent: p50", "ms", paced["idempotent relay"]),
+        Row.under("aiokafka alone, exactly-once: p50", "ms", paced["exactly-once relay"]),
+        Row.of("Kafka, idempotent, at full speed", "requests/s", pressed["idempotent"], pressed["bare"], OF_THROUGHPUT),
+        Row.of("Kafka, exactly-once, at full speed", "requests/s", pressed["exactly-once"], pressed["bare"], OF_THROUGHPUT),
+        Row.of("a short answer that began after a long one ends before it, by", "ms", [await bench.short_before_long() for _ in range(counts.rounds)], goal=0.0),
+    ]
+    for adapter, what in (("mood", "a label"), ("act", "a call")):
+        bound, free, valid = await bench.structured(adapter, counts.pairs)
+        rows += [Row.under(f"{what} under its grammar, over free text of as many tokens", "ms", bound, free, STRUCTURED), Row.of(f"{what}: valid answers", "", [valid], goal=1.0)]
+    return rows
+
+
+def _p50(measured_: tuple[list[float], float]) -> float:
+    return statistics.median(measured_[0]) * 1000
+
+
+async def event_rows(base: str, quick: bool) -> list[Row]:
+    """The rows of requests through Kafka. Raises BenchmarkFailed where requests are not answered."""
+    with tempfile.TemporaryDirectory(prefix="loom-bench-") as name:
+        project = Path(name) / "loom.toml"
+        project.write_text(PROJECT.format(base=Path(base).resolve()))
+        broker, engine = EmbeddedKafka(Path(name) / "kafka", free_port()), VllmEngine(base)
+        await asyncio.to_thread(broker.start)
+        try:
+            await engine.start()
+            return await measured(Bench(engine, broker.address, project), QUICK if quick else WHOLE)
+        finally:
+            await engine.stop()
+            broker.stop()

@@ -1,0 +1,97 @@
+"""`loom bench inference`: four adapters beside the base alone, stock vLLM, PEFT's loop and a batch of Transformers, by turns in one run; then requests through Kafka beside the engine alone."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from loom.bench.compare import ROUNDS, Row, take_turns
+from loom.bench.engine_side import Load, Process, side
+from loom.bench.events import event_rows
+from loom.bench.random_models import random_adapter, random_base
+
+ADAPTERS = 4
+MIXED_OVER_BASE, OVER_PEFT, STARTS_OVER_STOCK = 0.8, 10.0, 1 / 0.6
+ANSWERS = (24,)
+UNEVEN = (4, 8, 16, 68)
+"""As many tokens as those of ANSWERS, on average."""
+MIXED = Load(requests=64, at_once=32, prompt_tokens=96, answer_tokens=ANSWERS, adapters=ADAPTERS)
+SIZES = ((256, 8), (512, 8), (768, 12))
+"""Width and layers of bases on which a batch of Transformers is compared: 7 M weights, 29 M and 91 M."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured: of each load one in `divide` requests, in `rounds` rounds, on the first `sizes` bases."""
+
+    divide: int
+    rounds: int
+    sizes: int
+
+
+WHOLE, QUICK = Plan(1, ROUNDS, len(SIZES)), Plan(8, 1, 1)
+
+
+def adapter_rows(base: str, plan: Plan) -> list[Row]:
+    """Tokens a second with adapters. Raises BenchmarkFailed where a side ends."""
+    with tempfile.TemporaryDirectory(prefix="loom-bench-") as name, ExitStack() as stack:
+        adapters = Path(name)
+        for i in range(ADAPTERS):
+            random_adapter(base, adapters / str(i), i)
+        ours, stock, peft = (stack.enter_context(side(kind, base, adapters, ADAPTERS)) for kind in ("ours", "stock", "peft"))
+        mixed, alone = part_of(MIXED, plan.divide), part_of(replace(MIXED, adapters=0), plan.divide)
+        values = take_turns(
+            {
+                "mixed": tokens_a_second(ours, mixed), "base": tokens_a_second(ours, alone), "stock mixed": tokens_a_second(stock, mixed), "stock base": tokens_a_second(stock, alone),
+                "peft": tokens_a_second(peft, part_of(MIXED, plan.divide * 8)),
+            },
+            plan.rounds,
+        )  # fmt: skip
+        starts = [1 / ours.started_seconds], [1 / stock.started_seconds]
+    return [
+        Row.of("four adapters mixed over the base alone", "tokens/s", values["mixed"], values["base"], MIXED_OVER_BASE),
+        Row.of("the same in stock vLLM", "tokens/s", values["stock mixed"], values["stock base"]),
+        Row.of("four adapters mixed over stock vLLM", "tokens/s", values["mixed"], values["stock mixed"]),
+        Row.of("the base over stock vLLM", "tokens/s", values["base"], values["stock base"]),
+        Row.of("four adapters mixed over PEFT's loop", "tokens/s", values["mixed"], values["peft"], OVER_PEFT),
+        Row.of("start over stock vLLM", "starts/s", *starts, STARTS_OVER_STOCK),
+    ]
+
+
+def size_rows(base: str, plan: Plan) -> list[Row]:
+    """Our engine over a batch of Transformers, by the size of the base and whether answers are of one length. Raises BenchmarkFailed where a side ends."""
+    rows = []
+    for width, layers in SIZES[: plan.sizes]:
+        with tempfile.TemporaryDirectory(prefix="loom-bench-") as name, ExitStack() as stack:
+            folder = Path(name)
+            made = str(random_base(base, folder / "base", width, layers))
+            random_adapter(made, folder / "0", 0)
+            ours, batch = (stack.enter_context(side(kind, made, folder, count)) for kind, count in (("ours", 1), ("batch", 0)))
+            for lengths, what in ((ANSWERS, "of one length"), (UNEVEN, "of 4 to 68 tokens")):
+                load = part_of(replace(MIXED, adapters=0, answer_tokens=lengths), plan.divide)
+                values = take_turns({"ours": tokens_a_second(ours, load), "batch": tokens_a_second(batch, load)}, plan.rounds)
+                rows.append(Row.of(f"width {width}, answers {what}: over a batch of Transformers", "tokens/s", values["ours"], values["batch"]))
+    return rows
+
+
+def part_of(load: Load, divide: int) -> Load:
+    """A load with one in `divide` of its requests, at least four."""
+    return replace(load, requests=max(4, load.requests // divide))
+
+
+def tokens_a_second(process: Process, load: Load) -> Callable[[], float]:
+    """A side that carries out `load` with prompts that it has not seen."""
+    seeds = itertools.count(1)
+    tokens = sum(load.lengths())
+    return lambda: tokens / process.seconds(replace(load, seed=next(seeds)))
+
+
+def inference_rows(base: str, quick: bool) -> Sequence[Row]:
+    """The rows of the benchmark."""
+    plan = QUICK if quick else WHOLE
+    return [*adapter_rows(base, plan), *size_rows(base, plan), *asyncio.run(event_rows(base, quick))]

@@ -1,0 +1,381 @@
+"""`loom bench swap`: what it costs that requests name many adapters, and that these change.
+
+Times to the first token after a change of adapter, beside staying on one: warm (in a slot of the engine), host-cold (in memory), disk-cold (read as the request comes), the last beside
+stock vLLM; throughput over a catalogue of hundreds; and versions published under load, from the registry's event to the first answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inference.engines.vllm import VllmEngine
+from inference.residency import Residency
+from inference.service import Service
+from loom.bench.compare import Row
+from loom.bench.engine_side import FIRST_TOKEN, LAST_TOKEN, BenchmarkFailed
+from loom.bench.random_models import random_adapter
+from loom.embedded.kafka import EmbeddedKafka, free_port
+from runtime.artifacts import ADAPTER_FILES, MANIFEST, base_name, store
+from runtime.encoder import minilm
+from runtime.event_writer import Entry, EventWriter
+from runtime.kafka import apply_topics
+from runtime.objects import Objects
+from runtime.project import load_project
+from runtime.tasks.prompt import load_tokenizer
+from runtime.tasks.shortlist import Shortlist
+from schemas.codec import Codec
+from schemas.events import AdapterAlias, AdapterEvent, AdapterEventKind, AdapterVersion, BaseEpoch, Request, ResultStatus
+from schemas.topics import ADAPTERS, BASE
+
+PROMPT_TOKENS = 64
+WARM_WITHIN, P99_MS, OF_STOCKS_PENALTY, OF_THROUGHPUT, FIRST_ANSWER_SECONDS = 1.02, 50.0, 0.5, 0.95, 0.5
+RESAMPLES = 2000
+CATALOGUE = 256
+ZIPF_REQUESTS, ZIPF_AT_ONCE, ANSWER_TOKENS = 128, 32, 16
+MOODS = ("NEGATIVE", "NEUTRAL", "POSITIVE", "MIXED")
+PROJECT = """
+[base]
+model = "{base}"
+[adapters.mood]
+task = "classify"
+result = "moods"
+labels = [{labels}]
+"""
+LOAD = 0.5
+TEXTS, REPEATS = 25, 16
+"""So few that each version is asked each of them several times; and how often all are asked to measure what is answered a second."""
+CODEC = Codec()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Pairs of each kind, rounds over the catalogue, requests under which versions are published, and how many versions."""
+
+    pairs: int
+    rounds: int
+    requests: int
+    publishes: int
+
+
+WHOLE, QUICK = Counts(500, 3, 10_000, 100), Counts(20, 1, 120, 3)
+
+
+async def first_token_ms(engine: VllmEngine, name: str | None, chance: random.Random) -> float:
+    """Milliseconds to the first token of a prompt that was not seen before."""
+    prompt = [chance.randrange(FIRST_TOKEN, LAST_TOKEN) for _ in range(PROMPT_TOKENS)]
+    began = time.perf_counter()
+    await engine.generate(prompt, name, None, 1)
+    return (time.perf_counter() - began) * 1000
+
+
+async def pairs_of(engine: VllmEngine, count: int, other: Callable[[int], Awaitable[str]], home: str) -> tuple[list[float], list[float]]:
+    """Milliseconds on an adapter that `other` names, and on one that was asked just before, by turns."""
+    chance = random.Random(0)
+    there, stayed = list[float](), list[float]()
+    for number in range(-5, count):
+        await first_token_ms(engine, home, chance)
+        measured = {}
+        for kind in ("stay", "swap") if number % 2 else ("swap", "stay"):
+            if kind == "swap":
+                name = await other(number + 5)
+                measured[kind] = await first_token_ms(engine, name, chance)
+                await first_token_ms(engine, home, chance)
+            else:
+                measured[kind] = await first_token_ms(engine, home, chance)
+        if number >= 0:
+            there.append(measured["swap"])
+            stayed.append(measured["stay"])
+    return there, stayed
+
+
+def ratio_row(what: str, there: Sequence[float], stayed: Sequence[float], goal: float | None = None) -> Row:
+    """The medians' ratio, with its 95 % interval (bootstrap over pairs) as the spread; it holds where the interval reaches down to the goal and no half of it is wider than 5 %."""
+    rng = np.random.default_rng(0)
+    mine, theirs = np.asarray(there), np.asarray(stayed)
+    drawn = rng.integers(0, len(mine), (RESAMPLES, len(mine)))
+    ratios = np.median(mine[drawn], 1) / np.median(theirs[drawn], 1)
+    low, high = (float(value) for value in np.quantile(ratios, (0.025, 0.975)))
+    row = Row.under(what, "ms", there, stayed, goal)
+    return replace(row, ours_spread=(low, high), holds=None if goal is None else low <= goal and (high - low) / 2 < 0.05)
+
+
+async def first_token_rows(base: str, folder: Path, counts: Counts) -> list[Row]:
+    """Times to the first token."""
+    rows: list[Row] = []
+    names = [f"a{i}@1-aaaaaaaa" for i in range(CATALOGUE)]
+    engine = VllmEngine(base, max_loras=4, max_cpu_loras=16)
+    await engine.start()
+    try:
+        for i, name in enumerate(names[:12]):
+            await engine.add(name, folder / str(i))
+
+        async def warm(number: int) -> str:
+            return names[1 + number % 3]
+
+        async def host_cold(number: int) -> str:
+            return names[1 + number % 11]
+
+        for what, other in (("warm", warm), ("host-cold", host_cold)):
+            there, stayed = await pairs_of(engine, counts.pairs, other, names[0])
+            rows += [ratio_row(f"first token, {what}, over staying", there, stayed, WARM_WITHIN if what == "warm" else None), p99_row(what, there)]
+    finally:
+        await engine.stop()
+    penalties = {}
+    for side, room in (("ours", CATALOGUE), ("stock", 4)):
+        engine = VllmEngine(base, max_loras=4, max_cpu_loras=room)
+        await engine.start()
+        try:
+            for i, name in enumerate(names[:32]):
+                await engine.add(name, folder / str(i))
+
+            async def disk_cold(number: int) -> str:
+                return names[1 + number % 31]
+
+            there, stayed = await pairs_of(engine, counts.pairs, disk_cold, names[0])
+        finally:
+            await engine.stop()
+        penalties[side] = [one - other for one, other in zip(there, stayed, strict=True)]
+        if side == "ours":
+            rows += [ratio_row("first token, one of 32 by turns, over staying", there, stayed), p99_row("one of 32 by turns", there)]
+    rows.append(Row.under("what one of 32 by turns costs, over vLLM with room for as many as its slots", "ms", penalties["ours"], penalties["stock"], OF_STOCKS_PENALTY))
+    return rows
+
+
+def p99_row(what: str, milliseconds: Sequence[float]) -> Row:
+    """The slowest in a hundred."""
+    return Row.under(f"first token, {what}: p99", "ms", [float(np.quantile(milliseconds, 0.99))], goal=P99_MS)
+
+
+async def catalogue_rows(base: str, folder: Path, counts: Counts) -> list[Row]:
+    """Tokens a second over 256 adapters, asked for by Zipf's law, beside 4."""
+    engine = VllmEngine(base)
+    await engine.start()
+    try:
+        names = [f"a{i}@1-aaaaaaaa" for i in range(CATALOGUE)]
+        for i, name in enumerate(names):
+            await engine.add(name, folder / str(i))
+        values: dict[int, list[float]] = {4: [], CATALOGUE: []}
+        for number in range(counts.rounds + 1):
+            for size, kept in values.items():
+                speed = await _tokens_a_second(engine, names[:size], number)
+                if number:
+                    kept.append(speed)
+    finally:
+        await engine.stop()
+    return [Row.of(f"{CATALOGUE} adapters by Zipf's law, over 4", "tokens/s", values[CATALOGUE], values[4], OF_THROUGHPUT)]
+
+
+async def _tokens_a_second(engine: VllmEngine, names: Sequence[str], seed: int) -> float:
+    chance, gate = random.Random(seed), asyncio.Semaphore(ZIPF_AT_ONCE)
+    asked = chance.choices(names, [1 / rank for rank in range(1, len(names) + 1)], k=ZIPF_REQUESTS)
+    prompts = [[chance.randrange(FIRST_TOKEN, LAST_TOKEN) for _ in range(PROMPT_TOKENS)] for _ in asked]
+
+    async def one(prompt: list[int], name: str) -> int:
+        async with gate:
+            return (await engine.generate(prompt, name, None, ANSWER_TOKENS)).token_count
+
+    began = time.perf_counter()
+    tokens = sum(await asyncio.gather(*(one(*both) for both in zip(prompts, asked, strict=True))))
+    return tokens / (time.perf_counter() - began)
+
+
+@dataclass
+class Published:
+    """A served adapter whose versions come by the registry's topic, and what its answers were."""
+
+    residency: Residency
+    service: Service
+    writer: EventWriter
+    objects: Objects
+    base_sha256: str
+    folder: Path
+    base: str
+
+    async def publish(self, number: int) -> None:
+        """Writes version `number`, and that it is live, as the coordinator does."""
+        folder = random_adapter(self.base, self.folder / f"v{number}", 1000 + number, scale=0.3)
+        config = (folder / "adapter_config.json").read_text().replace('"base"', f'"{base_name(0, self.base_sha256)}"')
+        (folder / "adapter_config.json").write_text(config)
+        (folder / MANIFEST).write_text("{}")
+        files = await store(self.objects, f"adapters/mood/{number}", folder, (*ADAPTER_FILES, MANIFEST))
+        version = AdapterVersion(
+            version=number, engine_name=f"mood@{number}-{files[0].sha256[:8]}", base_epoch=0, artifact_uri=f"{self.objects.url}/adapters/mood/{number}", files=files, run_id="bench", recipe_hash="",
+            manifest_sha256=files[-1].sha256, rank=16, metrics={}, verdict="",
+        )  # fmt: skip
+        made = (AdapterEvent(adapter="mood", kind=AdapterEventKind.VERSION, version=version), AdapterEvent(adapter="mood", kind=AdapterEventKind.ALIAS, alias=AdapterAlias(live_version=number)))
+        await self.writer.write([Entry(ADAPTERS.name, "mood", event) for event in made])
+
+    async def live(self, number: int) -> None:
+        """Returns when version `number` answers."""
+        async with asyncio.timeout(60):
+            while (held := self.residency.live().get("mood")) is None or held.version != number:  # noqa: ASYNC110 - a residency sets no event for it
+                await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def published(base: str, folder: Path) -> AsyncIterator[Published]:
+    """A residency that follows a Kafka of its own."""
+    (folder / "loom.toml").write_text(PROJECT.format(base=Path(base).resolve(), labels=", ".join(f'"{mood}"' for mood in MOODS)))
+    project = load_project(folder / "loom.toml")
+    broker = EmbeddedKafka(folder / "kafka", free_port())
+    await asyncio.to_thread(broker.start)
+    stop, objects, tokenizer = asyncio.Event(), Objects((folder / "objects").as_uri()), load_tokenizer(base)
+
+    async def refuse(version: AdapterVersion, reason: str) -> None:
+        raise BenchmarkFailed(f"{version.engine_name} was refused: {reason}")
+
+    try:
+        await apply_topics(broker.address, project.topics.values())
+        writer = EventWriter(broker.address, "bench", "bench", CODEC)
+        await writer.start()
+        sha256 = hashlib.sha256((Path(base) / "model.safetensors").read_bytes()).hexdigest()
+        await writer.write([Entry(ADAPTERS.name, BASE, AdapterEvent(adapter=BASE, kind=AdapterEventKind.EPOCH, epoch=BaseEpoch(epoch=0, base_uri=base, base_sha256=sha256, live={})))])
+        residency = Residency(project, broker.address, VllmEngine, objects, tokenizer, folder / "fetched", refuse)
+        no_router: Any = None
+        following = asyncio.create_task(residency.run(stop))
+        try:
+            yield Published(residency, Service(project, no_router, residency, tokenizer, Shortlist(minilm().encode)), writer, objects, sha256, folder, base)
+        finally:
+            stop.set()
+            await following
+            await writer.stop()
+    finally:
+        broker.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One answer under load: when it was asked, what was asked, which version said what."""
+
+    asked: float
+    ended: float
+    text: str
+    version: int | None
+    output: str | None
+    status: ResultStatus
+
+
+async def publish_rows(base: str, folder: Path, counts: Counts) -> list[Row]:
+    """Versions published at half of the measured capacity. Raises BenchmarkFailed where one is refused or does not come."""
+    async with published(base, folder) as here:
+        await here.publish(1)
+        asking = asyncio.create_task(_ask(here, "begin"))
+        await here.live(1)
+        await asking
+        texts = [_long_text(number) for number in range(TEXTS)]
+        capacity = await _capacity(here, texts)
+        told, live_since = list[Told](), dict[int, float]()
+        publishing = asyncio.create_task(_publish(here, counts.publishes, counts.requests / (LOAD * capacity) / (counts.publishes + 1), live_since))
+        await _load(here, texts, LOAD * capacity, counts.requests, told)
+        await publishing
+    return told_rows(told, live_since)
+
+
+def _long_text(number: int) -> str:
+    """Over 128 tokens with the prompt's own: vLLM caches what prompts begin with in blocks of that size."""
+    chance = random.Random(number)
+    start = "my hub in the garden does not open the door any more and the lamp in the house will not light up when I ask it to do so. " * 3
+    return start + " ".join(chance.choices(("good", "bad", "old", "new", "red", "late", "glad", "sad", "fine", "broken"), k=12)) + f" {number}"
+
+
+async def _ask(here: Published, text: str, request_id: str = "begin") -> Told:
+    began = time.perf_counter()
+    answered = await here.service.answer(Request(request_id=request_id, conversation_id=request_id, text=text, adapter_id="mood"), int(time.time() * 1000))
+    result = answered.results[0][1]
+    return Told(began, time.perf_counter(), text, result.version, result.output, result.status)
+
+
+async def _capacity(here: Published, texts: Sequence[str]) -> float:
+    """Answers a second, 32 at once."""
+    gate = asyncio.Semaphore(ZIPF_AT_ONCE)
+
+    async def one(text: str) -> None:
+        async with gate:
+            await _ask(here, text)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one(text) for text in texts * REPEATS))
+    return len(texts) * REPEATS / (time.perf_counter() - began)
+
+
+async def _publish(here: Published, count: int, every_seconds: float, live_since: dict[int, float]) -> None:
+    for number in range(2, count + 2):
+        await asyncio.sleep(every_seconds)
+        live_since[number] = time.perf_counter()
+        await here.publish(number)
+        await here.live(number)
+
+
+async def _load(here: Published, texts: Sequence[str], rate: float, count: int, told: list[Told]) -> None:
+    chance, running = random.Random(0), set[asyncio.Task[None]]()
+
+    async def one(text: str, number: int) -> None:
+        told.append(await _ask(here, text, str(number)))
+
+    due = time.perf_counter()
+    for number in range(count):
+        due += chance.expovariate(rate)
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        task = asyncio.create_task(one(texts[number % len(texts)], number))
+        running.add(task)
+        task.add_done_callback(running.discard)
+    await asyncio.gather(*running)
+
+
+def told_rows(told: Sequence[Told], published_at: dict[int, float]) -> list[Row]:
+    """What the answers say. Pure.
+
+    Stale: asked after a newer version had answered. Mixed: one version gave two answers to one text, as it would with another version's keys and values in the cache.
+    """
+    failed = [one for one in told if one.status is not ResultStatus.OK or one.version is None]
+    ordered = sorted((one for one in told if one.version is not None), key=lambda one: one.ended)
+    first: dict[int, float] = {}
+    for one in ordered:
+        assert one.version is not None
+        first.setdefault(one.version, one.ended)
+    newest = sorted((at, version) for version, at in first.items())
+    stale = sum(any(at < one.asked and version > (one.version or 0) for at, version in newest) for one in ordered)
+    said: dict[tuple[int | None, str], Counter[str | None]] = {}
+    for one in ordered:
+        said.setdefault((one.version, one.text), Counter())[one.output] += 1
+    mixed = sum(sum(outputs.values()) - max(outputs.values()) for outputs in said.values())
+    by_text: dict[str, set[str | None]] = {}
+    for one in ordered:
+        by_text.setdefault(one.text, set()).add(one.output)
+    delays = [first[version] - at for version, at in published_at.items() if version in first]
+    return [
+        Row.under("from a version's publishing to its first answer, p99", "s", [float(np.quantile(delays, 0.99))], goal=FIRST_ANSWER_SECONDS),
+        Row.under("the same, p50", "s", [statistics.median(delays)]),
+        Row.under(f"failed of {len(told):,} answers", "", [len(failed)], goal=0),
+        Row.under("stale", "", [stale], goal=0),
+        Row.under("mixed", "", [mixed], goal=0),
+        Row.of("share of texts of which versions say different things", "", [statistics.mean(len(outputs) > 1 for outputs in by_text.values())]),
+    ]
+
+
+async def swap_rows(base: str, quick: bool) -> list[Row]:
+    """The rows of the benchmark."""
+    counts = QUICK if quick else WHOLE
+    with tempfile.TemporaryDirectory(prefix="loom-bench-") as name:
+        folder = Path(name)
+        for i in range(CATALOGUE):
+            random_adapter(base, folder / "adapters" / str(i), i)
+        (folder / "published").mkdir()
+        return [
+            *await first_token_rows(base, folder / "adapters", counts),
+            *await catalogue_rows(base, folder / "adapters", counts),
+            *await publish_rows(base, folder / "published", counts),
+        ]
