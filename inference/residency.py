@@ -63,6 +63,8 @@ class _Serving:
     live: dict[str, AdapterVersion] = field(default_factory=dict)
     leases: Counter[str] = field(default_factory=Counter)
     released: asyncio.Condition = field(default_factory=asyncio.Condition)
+    of_base: dict[int, float] | None = None
+    """What the base said to the probe when it was asked first."""
 
     async def until_free(self, name: str | None = None) -> None:
         """Returns when nothing holds `name`, or anything at all."""
@@ -260,29 +262,36 @@ class Residency:
         engine = serving.engine
         await engine.add(version.engine_name, folder)
         try:
-            await self._prove(engine, version)
+            await self._prove(serving, version)
         except InvalidInput:
             await engine.remove(version.engine_name)
             raise
         RESIDENT.labels(version.engine_name).set(1)
 
-    async def _prove(self, engine: Engine, version: AdapterVersion) -> None:
+    async def _prove(self, serving: _Serving, version: AdapterVersion) -> None:
         """Asks the loaded version. Raises InvalidInput for one that answers as the base does, or not in the form of its task."""
-        name, ids = version.engine_name, prompt_ids(self._tokenizer, PROBE)
-        base, again, adapted = await engine.probe(ids, None), await engine.probe(ids, None), await engine.probe(ids, name)
+        engine, name, ids = serving.engine, version.engine_name, prompt_ids(self._tokenizer, PROBE)
+        base = serving.of_base = serving.of_base or await engine.probe(ids, None)
+        again, adapted, said = await asyncio.gather(engine.probe(ids, None), engine.probe(ids, name), self._warm_answer(engine, name))
         if not all(map(math.isfinite, adapted.values())):
             raise InvalidInput(f"{name} answers with no numbers: its weights are too large, or none")
         if not admission.has_effect(base, again, adapted):
             raise InvalidInput(f"{name} has no effect: it answers as the base does")
+        if isinstance(said, ValueError):
+            raise InvalidInput(f"{name} does not answer in the form of its task: {said}") from said
+
+    async def _warm_answer(self, engine: Engine, name: str) -> ValueError | None:
+        """Asks for an answer in the form of the task; what is wrong with it."""
         declared = self._project.adapters[name.partition("@")[0]].spec
         spec, given = replace(declared, tools=declared.tools[: declared.shortlist]), task_input(declared.task, PROBE.user, {})
         if spec.task == "tool" and not spec.tools:
-            return  # they come with each message
+            return None  # they come with each message
         made = await engine.generate(prompt_ids(self._tokenizer, ask(spec, given)), name, grammar(spec, given), MAX_TOKENS[spec.task])
         try:
             answer(spec, made.text, given)
         except ValueError as error:
-            raise InvalidInput(f"{name} does not answer in the form of its task: {error}") from error
+            return error
+        return None
 
     async def _drain(self, serving: _Serving, version: AdapterVersion) -> None:
         """Unloads a replaced version once nothing in flight names it."""

@@ -307,7 +307,7 @@ async def _capacity(here: Published, texts: Sequence[str]) -> float:
             await _ask(here, text)
 
     began = time.perf_counter()
-    await asyncio.gather(*(one(text) for text in texts * REPEATS))
+    await asyncio.gather(*(one(text) for _ in range(REPEATS) for text in texts))
     return len(texts) * REPEATS / (time.perf_counter() - began)
 
 
