@@ -27,7 +27,8 @@ from schemas.topics import COMPLETED, REQUESTS
 
 log = structlog.get_logger()
 BATCH = 64
-CONCURRENT = 64
+CONCURRENT = 256
+"""Requests that the engine has, to put in its own order."""
 
 
 class AnswerStage:

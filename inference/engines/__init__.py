@@ -48,7 +48,7 @@ class Engine(Protocol):
         """Requests that the engine is working on or has waiting."""
 
     async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None) -> Generation:
-        """Greedy completion of the token ids `prompt`; cancelled, it is cancelled in the engine.
+        """Greedy completion of the token ids `prompt`; cancelled, it is cancelled in the engine. Adapters take turns by what their requests cost: one's flood does not hold up another.
 
         Raises:
             InvalidInput: the prompt is too long, the grammar none, or the adapter not loaded.

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from inference.engines import Generation, Hear
+from inference.engines.fair import FairOrder
 from runtime.errors import InvalidInput, Transient
 from runtime.machine import has_nvidia
 from runtime.precision import is_bfloat16_faster
@@ -50,11 +51,12 @@ class VllmEngine:
     def __init__(self, base: str, max_loras: int = MAX_LORAS, max_cpu_loras: int = MAX_CPU_LORAS, max_rank: int = 16, max_model_len: int = MAX_MODEL_LEN) -> None:
         self._arguments = {
             "model": base, "enable_lora": True, "max_loras": max_loras, "max_cpu_loras": max_cpu_loras, "max_lora_rank": max_rank,
-            "max_model_len": max_model_len, "enforce_eager": True, "disable_log_stats": True, "enable_log_requests": False,
+            "max_model_len": max_model_len, "enforce_eager": True, "disable_log_stats": True, "enable_log_requests": False, "scheduling_policy": "priority",
         }  # fmt: skip
         self._engine: AsyncLLM | None = None
         self._loaded: dict[str, LoRARequest] = {}
         self._ids = itertools.count(1)
+        self._order = FairOrder()
         self._cancelled = False
 
     async def start(self) -> None:
@@ -178,8 +180,9 @@ class VllmEngine:
             raise InvalidInput(f"the engine has not loaded {adapter}")
         lora = self._loaded[adapter] if adapter else None
         last, told = None, 0
+        turn = self._order.enter(adapter, len(prompt) + sampling.max_tokens)
         try:
-            async for output in self._running.generate(TokensPrompt(prompt_token_ids=list(prompt)), sampling, uuid.uuid4().hex, lora_request=lora):
+            async for output in self._running.generate(TokensPrompt(prompt_token_ids=list(prompt)), sampling, uuid.uuid4().hex, lora_request=lora, priority=turn):
                 last = output
                 text = output.outputs[0].text
                 if hear and len(text) > told:
@@ -193,6 +196,8 @@ class VllmEngine:
             raise Transient(f"the engine failed at a request: {error.__cause__ or error}") from error
         except (VLLMClientError, ValueError) as error:
             raise InvalidInput(f"the engine refuses the request: {error}") from error
+        finally:
+            self._order.leave(turn)
         if last is None:
             raise Transient("the engine gave no output")
         return last.outputs[0]

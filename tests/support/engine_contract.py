@@ -20,6 +20,8 @@ from runtime.errors import InvalidInput
 RANK = 8
 SLOTS = 8
 """As many adapters as an engine takes in one batch."""
+FLOOD = 400
+"""Requests, more than an engine takes in one batch."""
 MODULES = ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 LONG = [5 + at % 97 for at in range(200)]
 """Over 128 tokens: vLLM caches what a prompt begins with, in blocks of that size on a CPU."""
@@ -48,6 +50,7 @@ async def check_engine(engine: Engine, base: str, folder: Path) -> None:
     await bad_requests_are_refused_and_harm_nobody(engine, base, folder)
     await requests_share_the_engine(engine)
     await adapters_share_a_batch(engine, base, folder)
+    await a_flood_holds_up_nobody_else(engine, base, folder)
 
 
 async def adapters_come_answer_and_go(engine: Engine, base: str, folder: Path) -> None:
@@ -86,6 +89,21 @@ async def adapters_share_a_batch(engine: Engine, base: str, folder: Path) -> Non
     assert all(apart(one, of_base) > 0.1 for one, of_base in zip(alone[3:], alone[:3] * SLOTS, strict=True)), "an adapter changes nothing"
     for name in names:
         await engine.remove(name)
+
+
+async def a_flood_holds_up_nobody_else(engine: Engine, base: str, folder: Path) -> None:
+    names = [f"{kind}@1-aaaaaaaa" for kind in ("flood", "quiet")]
+    for i, name in enumerate(names):
+        await engine.add(name, random_adapter(base, folder / name, 20 + i))
+    flood = [asyncio.create_task(engine.generate([5 + at, *SHORT], names[0], None, 8)) for at in range(FLOOD)]
+    while not any(task.done() for task in flood):
+        await asyncio.sleep(0.005)
+    await engine.generate(SHORT, names[1], None, 8)
+    left = sum(not task.done() for task in flood)
+    await asyncio.gather(*flood)
+    for name in names:
+        await engine.remove(name)
+    assert left > FLOOD / 3, f"one request came after {FLOOD - left} of {FLOOD} that another adapter had before it"
 
 
 def apart(one: dict[int, float], other: dict[int, float]) -> float:
