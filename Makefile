@@ -29,7 +29,7 @@ demo: setup
 	$(BIN)/loom demo $(if $(DOCS),--docs $(DOCS))
 
 # Side by side, a core each: half of what tests of the stack do is to wait
-SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: lint unit system
 

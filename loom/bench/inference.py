@@ -21,8 +21,9 @@ ANSWERS = (24,)
 UNEVEN = (4, 8, 16, 68)
 """As many tokens as those of ANSWERS, on average."""
 MIXED = Load(requests=64, at_once=32, prompt_tokens=96, answer_tokens=ANSWERS, adapters=ADAPTERS)
-SIZES = ((256, 8), (512, 8), (768, 12))
-"""Width and layers of bases on which a batch of Transformers is compared: 7 M weights, 29 M and 91 M."""
+SIZES = ((256, 8), (384, 8), (512, 8))
+"""Width and layers of bases on which a batch of Transformers is compared: 7 M weights, 16 M and 27 M."""
+SIZES_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,8 @@ def size_rows(base: str, plan: Plan) -> list[Row]:
             random_adapter(made, folder / "0", 0)
             ours, batch = (stack.enter_context(side(kind, made, folder, count)) for kind, count in (("ours", 1), ("batch", 0)))
             for lengths, what in ((ANSWERS, "of one length"), (UNEVEN, "of 4 to 68 tokens")):
-                load = part_of(replace(MIXED, adapters=0, answer_tokens=lengths), plan.divide)
-                values = take_turns({"ours": tokens_a_second(ours, load), "batch": tokens_a_second(batch, load)}, plan.rounds)
+                load = part_of(replace(MIXED, requests=MIXED.at_once, adapters=0, answer_tokens=lengths), plan.divide)
+                values = take_turns({"ours": tokens_a_second(ours, load), "batch": tokens_a_second(batch, load)}, min(plan.rounds, SIZES_ROUNDS))
                 rows.append(Row.of(f"width {width}, answers {what}: over a batch of Transformers", "tokens/s", values["ours"], values["batch"]))
     return rows
 
