@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from inference.service import Service
 from inference.worker import CONCURRENT, AnswerStage, RequestShell
 from loom.bench.asker import RESULTS, asked, text_of
 from loom.bench.compare import Row
+from loom.bench.engine_side import BenchmarkFailed
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.encoder import minilm
 from runtime.kafka import Outgoing, apply_topics, consumer, producer
@@ -34,6 +36,7 @@ from runtime.tasks.samples import TaskSpec, answer, ask, task_input
 from runtime.tasks.shortlist import Shortlist
 from runtime.transactions import PartitionTransactions
 from schemas.codec import Codec
+from schemas.events import Request, Result
 from schemas.topics import REQUESTS
 
 IDEMPOTENT_MS, EXACTLY_ONCE_MS, OF_THROUGHPUT, STRUCTURED = 10.0, 30.0, 0.95, 1.05
@@ -65,7 +68,7 @@ parameters = {{ type = "object", properties = {{ order = {{ type = "string" }}, 
 utterances = ["track my order"]
 """
 CODEC = Codec()
-Work = Callable[[int], Awaitable[None]]
+TRIES, LONG_TOKENS = 60, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +183,14 @@ class Bench:
 
     async def short_before_long(self) -> float:
         """Milliseconds by which a short answer's request, sent while a long one is answered, ends before it."""
-        from schemas.events import Request, Result
-
+        text = await self._answered_at_length()
         async with self._serving("exactly-once") as prefix:
             await asked(self.broker, prefix, 0, 20, next(self.seeds))
             reader, writer = consumer(self.broker, f"{prefix}results.essays", f"{prefix}{RESULTS}"), producer(self.broker, linger_milliseconds=0)
             await reader.start()
             await writer.start()
             for name, adapter in (("long", "essay@base"), ("short", "mood@base")):
-                await writer.send_and_wait(prefix + REQUESTS.name, key=name.encode(), value=CODEC.encode(Request(request_id=name, conversation_id=name, text=text_of(0, 0), adapter_id=adapter)))
+                await writer.send_and_wait(prefix + REQUESTS.name, key=name.encode(), value=CODEC.encode(Request(request_id=name, conversation_id=name, text=text, adapter_id=adapter)))
                 await asyncio.sleep(0.1)
             ended: dict[str, float] = {}
             while not {"long", "short"} <= ended.keys():
@@ -197,6 +199,14 @@ class Bench:
             await reader.stop()
             await writer.stop()
         return (ended["long"] - ended["short"]) * 1000
+
+    async def _answered_at_length(self) -> str:
+        """A message to which the base says much. Raises BenchmarkFailed where it never does."""
+        for number in range(TRIES):
+            ids, rule, most, *_ = self.prompt("essay", text_of(number, 0))
+            if (await self.engine.generate(ids, None, rule, most)).token_count > LONG_TOKENS:
+                return text_of(number, 0)
+        raise BenchmarkFailed(f"of {TRIES} messages the base answers none with more than {LONG_TOKENS} tokens")
 
     async def structured(self, adapter: str, pairs: int) -> tuple[list[float], list[float], float]:
         """Milliseconds of answers under their grammar and of free text of as many tokens, by turns; and the share of the first that their task can read."""
@@ -259,6 +269,7 @@ async def event_rows(base: str, quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="loom-bench-") as name:
         project = Path(name) / "loom.toml"
         project.write_text(PROJECT.format(base=Path(base).resolve()))
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # of topics that were just made
         broker, engine = EmbeddedKafka(Path(name) / "kafka", free_port()), VllmEngine(base)
         await asyncio.to_thread(broker.start)
         try:

@@ -44,7 +44,7 @@ PROMPT_TOKENS = 64
 WARM_WITHIN, P99_MS, OF_STOCKS_PENALTY, OF_THROUGHPUT, FIRST_ANSWER_SECONDS = 1.02, 50.0, 0.5, 0.95, 0.5
 RESAMPLES = 2000
 CATALOGUE = 256
-ZIPF_REQUESTS, ZIPF_AT_ONCE, ANSWER_TOKENS = 128, 32, 16
+ZIPF_REQUESTS, ZIPF_AT_ONCE, ANSWER_TOKENS = 256, 64, 16
 MOODS = ("NEGATIVE", "NEUTRAL", "POSITIVE", "MIXED")
 PROJECT = """
 [base]
@@ -204,8 +204,8 @@ class Published:
     folder: Path
     base: str
 
-    async def publish(self, number: int) -> None:
-        """Writes version `number`, and that it is live, as the coordinator does."""
+    async def publish(self, number: int) -> float:
+        """Writes version `number`, and that it is live, as the coordinator does; when that began."""
         folder = random_adapter(self.base, self.folder / f"v{number}", 1000 + number, scale=0.3)
         config = (folder / "adapter_config.json").read_text().replace('"base"', f'"{base_name(0, self.base_sha256)}"')
         (folder / "adapter_config.json").write_text(config)
@@ -216,7 +216,9 @@ class Published:
             manifest_sha256=files[-1].sha256, rank=16, metrics={}, verdict="",
         )  # fmt: skip
         made = (AdapterEvent(adapter="mood", kind=AdapterEventKind.VERSION, version=version), AdapterEvent(adapter="mood", kind=AdapterEventKind.ALIAS, alias=AdapterAlias(live_version=number)))
+        began = time.perf_counter()
         await self.writer.write([Entry(ADAPTERS.name, "mood", event) for event in made])
+        return began
 
     async def live(self, number: int) -> None:
         """Returns when version `number` answers."""
@@ -314,8 +316,7 @@ async def _capacity(here: Published, texts: Sequence[str]) -> float:
 async def _publish(here: Published, count: int, every_seconds: float, live_since: dict[int, float]) -> None:
     for number in range(2, count + 2):
         await asyncio.sleep(every_seconds)
-        live_since[number] = time.perf_counter()
-        await here.publish(number)
+        live_since[number] = await here.publish(number)
         await here.live(number)
 
 
