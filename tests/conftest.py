@@ -14,7 +14,6 @@ from loom.embedded.kafka import EmbeddedKafka, free_port
 from loom.embedded.postgres import EmbeddedPostgres
 from tests.support.postgres import running_postgres
 
-
 LONGEST = ("test_loop.py", "test_whole_system.py", "test_epochs.py", "test_teacher.py")
 """Files of minutes, begun first: what begins last is waited for by the other core."""
 
