@@ -6,13 +6,14 @@ adapter, whose slot is -1, gets what the last slot holds. Measured in docs/bench
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from inference.engines.segments import Packed, grouped
+from inference.engines.segments import NONE, Packed, grouped
 
 
 class SegmentedLora(PunicaWrapperCPU):
@@ -57,12 +58,14 @@ class SegmentedLora(PunicaWrapperCPU):
     def add_lora_logits(self, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, *, buffer: Tensor | None = None, **how: Any) -> None:
         """As vLLM does it, where an adapter changes the head at all."""
         if self._any(lora_a_stacked):
-            super().add_lora_logits(y, x, lora_a_stacked, lora_b_stacked, scale, buffer=buffer, **how)
+            with _unchanged(y, self.sampler_indices == NONE):
+                super().add_lora_logits(y, x, lora_a_stacked, lora_b_stacked, scale, buffer=buffer, **how)
 
     def add_lora_embedding(self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **how: Any) -> None:
         """As vLLM does it, where an adapter changes the embedding at all."""
         if self._any(lora_b_stacked):
-            super().add_lora_embedding(y, x, lora_b_stacked, add_inputs, **how)
+            with _unchanged(y, self.token_lora_indices == NONE):
+                super().add_lora_embedding(y, x, lora_b_stacked, add_inputs, **how)
 
     def _any(self, stacked: Tensor) -> bool:
         """Whether any slot has a number in `stacked` that is not 0."""
@@ -70,3 +73,11 @@ class SegmentedLora(PunicaWrapperCPU):
         if known is None or known[1] != self._round:
             known = self._changes[id(stacked)] = bool(stacked.any()), self._round
         return known[0]
+
+
+@contextmanager
+def _unchanged(y: Tensor, rows: Tensor) -> Iterator[None]:
+    """Whatever is added to `y` meanwhile, the rows that are true in `rows` stay as they were."""
+    kept = y[rows]
+    yield
+    y[rows] = kept

@@ -101,8 +101,8 @@ class Bench:
     def __init__(self, engine: VllmEngine, broker: str, project_file: Path) -> None:
         self.engine, self.broker, self.project = engine, broker, load_project(project_file)
         self.tokenizer = load_tokenizer(self.project.base_folder)
-        no_examples: Any = None
-        self.service = Service(self.project, no_examples, Base(engine), self.tokenizer, Shortlist(minilm().encode))  # type: ignore[arg-type]
+        no_router: Any = None
+        self.service = Service(self.project, no_router, Base(engine), self.tokenizer, Shortlist(minilm().encode))  # type: ignore[arg-type]
         self.seeds = itertools.count(1)
 
     def prompt(self, adapter: str, text: str) -> tuple[list[int], str | None, int, TaskSpec, Any]:
