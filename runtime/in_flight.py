@@ -24,7 +24,7 @@ CONCURRENT = 16
 WAITING_RECORDS, WAITING_BYTES = 4096, 64 << 20
 """What may have begun and is not committed, before no more is taken in."""
 LINGER_SECONDS = 0.005
-"""A transaction costs several words with the broker, whatever is in it."""
+"""What ends within this time shares a transaction, which costs several words with the broker, whatever is in it."""
 Handle = Callable[[Record], Awaitable[Sequence[Outgoing]]]
 
 
@@ -38,7 +38,7 @@ class _Partition:
 class InFlight:
     """The work on one topic. `handle` gives what is to be written for a record.
 
-    `on_fatal` is called when a transaction's outcome is unknown, or `handle` raises: start over from the committed offsets. What ends within `linger_seconds` is committed at once.
+    `on_fatal` is called when a transaction's outcome is unknown, or `handle` raises: start over from the committed offsets. What ends within `linger_seconds` is committed together.
     """
 
     def __init__(self, delivery: Delivery, handle: Handle, on_fatal: Callable[[BaseException], None], concurrent: int = CONCURRENT, linger_seconds: float = LINGER_SECONDS) -> None:

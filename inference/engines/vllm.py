@@ -37,7 +37,7 @@ MAX_MODEL_LEN = 1024
 MAX_LORAS = 8
 """Adapters in one batch."""
 MAX_CPU_LORAS = 256
-"""Adapters in memory: what is asked for and not there is read from disk in the middle of a batch, which waits. One of rank 16 takes 1.4 MB with the base here, 84 MB with one of 8 B."""
+"""Adapters in memory: what is asked for and not there is read from disk in the middle of a batch, which waits. One of rank 16 on all modules takes 2.5 MB with the base here in float32, 84 MB with one of 8 B in bfloat16."""
 ENDING_SECONDS = 0.2
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
 ON_A_CPU = {"TORCHDYNAMO_DISABLE": "1"}
