@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from runtime.errors import Fenced
-from runtime.kafka import Outgoing
+from runtime.kafka import Outgoing, send_all
 
 CommitOffsets = Callable[[Mapping[TopicPartition, OffsetAndMetadata]], Awaitable[None]]
 
@@ -86,8 +86,7 @@ class IdempotentDelivery:
             if epoch != self._epoch:
                 return False
             try:
-                sent = [await producer.send(o.topic, key=o.key, value=o.value, headers=list(o.headers)) for o in outgoing]
-                await asyncio.gather(*sent)
+                await send_all(producer, outgoing)
                 await self._commit_offsets({partition: OffsetAndMetadata(next_offset, metadata)})
             except KafkaError as error:
                 raise Fenced(f"offset of {partition.topic}/{partition.partition}: {type(error).__name__}: {error}") from error

@@ -68,6 +68,11 @@ def producer(broker: str, transactional_id: str | None = None, transaction_timeo
     )  # fmt: skip
 
 
+async def send_all(client: AIOKafkaProducer, outgoing: Sequence[Outgoing]) -> None:
+    """Sends `outgoing`; returns when all are acknowledged."""
+    await asyncio.gather(*[await client.send(o.topic, key=o.key, value=o.value, headers=list(o.headers)) for o in outgoing])
+
+
 def consumer(broker: str, *topics: str, group: str | None = None, session_timeout_seconds: int = 10, fetch_wait_milliseconds: int = PROMPT_MILLISECONDS) -> AIOKafkaConsumer:
     """A read_committed consumer from the earliest record on, which never commits by itself.
 

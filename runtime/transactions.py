@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from runtime.errors import Fenced
-from runtime.kafka import Outgoing
+from runtime.kafka import Outgoing, send_all
 from runtime.metrics import TRANSACTIONS
 
 Connect = Callable[[str], AIOKafkaProducer]
@@ -79,8 +79,7 @@ class PartitionTransactions:
             producer, began = self._producers[partition], time.perf_counter()
             try:
                 await producer.begin_transaction()
-                sent = [await producer.send(o.topic, key=o.key, value=o.value, headers=list(o.headers)) for o in outgoing]
-                await asyncio.gather(*sent)
+                await send_all(producer, outgoing)
                 if not self._live:
                     await producer.abort_transaction()
                     return False

@@ -16,7 +16,7 @@ import time
 
 from aiokafka import TopicPartition
 
-from loom.bench.engine_side import BenchmarkFailed
+from loom.bench.compare import BenchmarkFailed
 from runtime.kafka import consumer, partitions_of, producer
 from schemas.codec import Codec
 from schemas.events import Request

@@ -11,7 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.errors import LoomError
+
 ROUNDS = 5
+
+
+class BenchmarkFailed(LoomError):
+    """A side did not start, answer or end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,16 +21,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from inference.engines.vllm import CPU_CACHE_BYTES, VllmEngine
-from runtime.errors import LoomError
+from loom.bench.compare import BenchmarkFailed
 
 FIRST_TOKEN, LAST_TOKEN = 5, 4000
-START_SECONDS, ROUND_SECONDS = 300, 900
 MARK = "@side "
 """Begins the lines that are for the benchmark: libraries print others."""
-
-
-class BenchmarkFailed(LoomError):
-    """A side ended, or did not answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,10 @@ from inference.residency import Lease
 from inference.service import Service
 from inference.worker import CONCURRENT, AnswerStage, RequestShell
 from loom.bench.asker import RESULTS, asked, text_of
-from loom.bench.compare import Row
-from loom.bench.engine_side import BenchmarkFailed
+from loom.bench.compare import BenchmarkFailed, Row
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.encoder import minilm
-from runtime.kafka import Outgoing, apply_topics, consumer, producer
+from runtime.kafka import Outgoing, apply_topics, consumer, producer, send_all
 from runtime.project import load_project
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import load_tokenizer, prompt_ids
@@ -171,7 +170,7 @@ class Bench:
             if with_transactions:
                 await transactions.commit(transactions.epoch, place, results, messages[-1].offset + 1)
                 return
-            await asyncio.gather(*[await writer.send(o.topic, key=o.key, value=o.value) for o in results])
+            await send_all(writer, results)
             await reader.commit({place: messages[-1].offset + 1})
 
         while not stop.is_set():

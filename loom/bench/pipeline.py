@@ -24,13 +24,12 @@ import asyncpg
 import psutil
 from confluent_kafka import KafkaException
 
-from loom.bench.compare import Row, take_turns
+from loom.bench.compare import BenchmarkFailed, Row, take_turns
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from loom.embedded.postgres import EmbeddedPostgres
 from loom.processes import STREAM_TOPICS
 from runtime.backlog import Backlog
 from runtime.database import migrate
-from runtime.errors import LoomError
 from runtime.kafka import admin_client, apply_topics, producer
 from runtime.project import load_project
 from schemas.codec import Codec
@@ -60,10 +59,6 @@ utterances = ["how does it work"]
 """
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "xu", "zan", "mer", "lok", "bri", "stel")
 CODEC = Codec()
-
-
-class BenchmarkFailed(LoomError):
-    """The workers did not start, or did not end their work."""
 
 
 def document(doc_id: str, sections: int = SECTIONS) -> Document:

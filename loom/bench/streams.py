@@ -20,11 +20,11 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from loom.bench.compare import Row, take_turns
+from loom.bench.compare import BenchmarkFailed, Row, take_turns
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.cloudevents import headers
 from runtime.collector import collect_less
-from runtime.errors import LoomError, Transient
+from runtime.errors import Transient
 from runtime.ids import digest
 from runtime.kafka import Outgoing, Record, apply_topics, committed_offsets, consumer, producer
 from schemas.codec import RECORDS, Codec
@@ -36,10 +36,6 @@ CONTENT_BYTES = 1000
 FILL_BATCH = 2000
 OVER_NAIVE, OF_READING = 3.0, 0.85
 CODEC = Codec()
-
-
-class BenchmarkFailed(LoomError):
-    """A side did not end."""
 
 
 class Clock:

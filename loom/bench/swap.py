@@ -7,13 +7,12 @@ stock vLLM; throughput over a catalogue of hundreds; and versions published unde
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +23,8 @@ import numpy as np
 from inference.engines.vllm import VllmEngine
 from inference.residency import Residency
 from inference.service import Service
-from loom.bench.compare import Row
-from loom.bench.engine_side import FIRST_TOKEN, LAST_TOKEN, BenchmarkFailed
+from loom.bench.compare import BenchmarkFailed, Row
+from loom.bench.engine_side import FIRST_TOKEN, LAST_TOKEN
 from loom.bench.random_models import random_adapter
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.artifacts import ADAPTER_FILES, MANIFEST, base_name, store
@@ -39,6 +38,7 @@ from runtime.tasks.shortlist import Shortlist
 from schemas.codec import Codec
 from schemas.events import AdapterAlias, AdapterEvent, AdapterEventKind, AdapterVersion, BaseEpoch, Request, ResultStatus
 from schemas.topics import ADAPTERS, BASE
+from trainers.base_model import base_sha256
 
 PROMPT_TOKENS = 64
 WARM_WITHIN, P99_MS, OF_STOCKS_PENALTY, OF_THROUGHPUT, FIRST_ANSWER_SECONDS = 1.02, 50.0, 0.5, 0.95, 0.5
@@ -81,8 +81,8 @@ async def first_token_ms(engine: VllmEngine, name: str | None, chance: random.Ra
     return (time.perf_counter() - began) * 1000
 
 
-async def pairs_of(engine: VllmEngine, count: int, other: Callable[[int], Awaitable[str]], home: str) -> tuple[list[float], list[float]]:
-    """Milliseconds on an adapter that `other` names, and on one that was asked just before, by turns."""
+async def pairs_of(engine: VllmEngine, count: int, others: Sequence[str], home: str) -> tuple[list[float], list[float]]:
+    """Milliseconds on one of `others` by turns, and on one that was asked just before, by turns."""
     chance = random.Random(0)
     there, stayed = list[float](), list[float]()
     for number in range(-5, count):
@@ -90,8 +90,7 @@ async def pairs_of(engine: VllmEngine, count: int, other: Callable[[int], Awaita
         measured = {}
         for kind in ("stay", "swap") if number % 2 else ("swap", "stay"):
             if kind == "swap":
-                name = await other(number + 5)
-                measured[kind] = await first_token_ms(engine, name, chance)
+                measured[kind] = await first_token_ms(engine, others[number % len(others)], chance)
                 await first_token_ms(engine, home, chance)
             else:
                 measured[kind] = await first_token_ms(engine, home, chance)
@@ -122,14 +121,8 @@ async def first_token_rows(base: str, folder: Path, counts: Counts) -> list[Row]
         for i, name in enumerate(names[:12]):
             await engine.add(name, folder / str(i))
 
-        async def warm(number: int) -> str:
-            return names[1 + number % 3]
-
-        async def host_cold(number: int) -> str:
-            return names[1 + number % 11]
-
-        for what, other in (("warm", warm), ("host-cold", host_cold)):
-            there, stayed = await pairs_of(engine, counts.pairs, other, names[0])
+        for what, others in (("warm", names[1:4]), ("host-cold", names[1:12])):
+            there, stayed = await pairs_of(engine, counts.pairs, others, names[0])
             rows += [ratio_row(f"first token, {what}, over staying", there, stayed, WARM_WITHIN if what == "warm" else None), p99_row(what, there)]
     finally:
         await engine.stop()
@@ -141,10 +134,7 @@ async def first_token_rows(base: str, folder: Path, counts: Counts) -> list[Row]
             for i, name in enumerate(names[:32]):
                 await engine.add(name, folder / str(i))
 
-            async def disk_cold(number: int) -> str:
-                return names[1 + number % 31]
-
-            there, stayed = await pairs_of(engine, counts.pairs, disk_cold, names[0])
+            there, stayed = await pairs_of(engine, counts.pairs, names[1:32], names[0])
         finally:
             await engine.stop()
         penalties[side] = [one - other for one, other in zip(there, stayed, strict=True)]
@@ -243,7 +233,7 @@ async def published(base: str, folder: Path) -> AsyncIterator[Published]:
         await apply_topics(broker.address, project.topics.values())
         writer = EventWriter(broker.address, "bench", "bench", CODEC)
         await writer.start()
-        sha256 = hashlib.sha256((Path(base) / "model.safetensors").read_bytes()).hexdigest()
+        sha256 = base_sha256(Path(base))
         await writer.write([Entry(ADAPTERS.name, BASE, AdapterEvent(adapter=BASE, kind=AdapterEventKind.EPOCH, epoch=BaseEpoch(epoch=0, base_uri=base, base_sha256=sha256, live={})))])
         residency = Residency(project, broker.address, VllmEngine, objects, tokenizer, folder / "fetched", refuse)
         no_router: Any = None
