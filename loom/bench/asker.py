@@ -16,7 +16,7 @@ import time
 
 from aiokafka import TopicPartition
 
-from loom.bench.compare import BenchmarkFailed
+from loom.bench.compare import BenchmarkFailed, arrivals
 from runtime.kafka import consumer, partitions_of, producer
 from schemas.codec import Codec
 from schemas.events import Request
@@ -53,10 +53,7 @@ async def ask(broker: str, prefix: str, rate: float, count: int, seed: int) -> t
             took.extend(now - sent[message.key] for batch in batches.values() for message in batch)  # type: ignore[attr-defined]
 
     reading, chance, began = asyncio.create_task(read()), random.Random(seed), time.perf_counter()
-    due = began
-    for number in range(count):
-        due += chance.expovariate(rate) if rate else 0.0
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+    async for number in arrivals(count, rate, chance):
         key = f"{seed}-{number}".encode()
         request = Request(request_id=key.decode(), conversation_id=key.decode(), text=text_of(number, seed), adapter_id=ADAPTER)
         sent[key] = time.perf_counter()

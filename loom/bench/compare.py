@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import platform
+import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,15 @@ def take_turns(sides: Mapping[str, Callable[[], float]], rounds: int = ROUNDS) -
             if number:
                 values[name].append(value)
     return values
+
+
+async def arrivals(count: int, each_second: float, chance: random.Random) -> AsyncIterator[int]:
+    """The numbers below `count`, each when it is due: at random moments, so many a second on average (a Poisson process); all at once where `each_second` is 0."""
+    due = time.perf_counter()
+    for number in range(count):
+        due += chance.expovariate(each_second) if each_second else 0.0
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        yield number
 
 
 def rate(count: int, work: Callable[[], object]) -> Callable[[], float]:

@@ -24,7 +24,7 @@ from inference.residency import Lease
 from inference.service import Service
 from inference.worker import CONCURRENT, AnswerStage, RequestShell
 from loom.bench.asker import RESULTS, asked, text_of
-from loom.bench.compare import BenchmarkFailed, Row
+from loom.bench.compare import BenchmarkFailed, Row, arrivals
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.encoder import minilm
 from runtime.kafka import Outgoing, apply_topics, consumer, producer, send_all
@@ -123,11 +123,8 @@ class Bench:
                 await self.engine.generate(ids, None, rule, most)
                 took.append(time.perf_counter() - began)
 
-        began, due, running = time.perf_counter(), time.perf_counter(), []
-        for number in range(count):
-            due += chance.expovariate(rate) if rate else 0.0
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            running.append(asyncio.create_task(one(number)))
+        began = time.perf_counter()
+        running = [asyncio.create_task(one(number)) async for number in arrivals(count, rate, chance)]
         await asyncio.gather(*running)
         return took, time.perf_counter() - began
 

@@ -71,8 +71,7 @@ def size_rows(base: str, plan: Plan) -> list[Row]:
         with tempfile.TemporaryDirectory(prefix="loom-bench-") as name, ExitStack() as stack:
             folder = Path(name)
             made = str(random_base(base, folder / "base", width, layers))
-            random_adapter(made, folder / "0", 0)
-            ours, batch = (stack.enter_context(side(kind, made, folder, count)) for kind, count in (("ours", 1), ("batch", 0)))
+            ours, batch = (stack.enter_context(side(kind, made, folder, 0)) for kind in ("ours", "batch"))
             for lengths, what in ((ANSWERS, "of one length"), (UNEVEN, "of 4 to 68 tokens")):
                 load = part_of(replace(MIXED, requests=MIXED.at_once, adapters=0, answer_tokens=lengths), plan.divide)
                 values = take_turns({"ours": tokens_a_second(ours, load), "batch": tokens_a_second(batch, load)}, min(plan.rounds, SIZES_ROUNDS))

@@ -23,7 +23,7 @@ import numpy as np
 from inference.engines.vllm import VllmEngine
 from inference.residency import Residency
 from inference.service import Service
-from loom.bench.compare import BenchmarkFailed, Row
+from loom.bench.compare import BenchmarkFailed, Row, arrivals
 from loom.bench.engine_side import FIRST_TOKEN, LAST_TOKEN
 from loom.bench.random_models import random_adapter
 from loom.embedded.kafka import EmbeddedKafka, free_port
@@ -316,10 +316,7 @@ async def _load(here: Published, texts: Sequence[str], rate: float, count: int, 
     async def one(text: str, number: int) -> None:
         told.append(await _ask(here, text, str(number)))
 
-    due = time.perf_counter()
-    for number in range(count):
-        due += chance.expovariate(rate)
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+    async for number in arrivals(count, rate, chance):
         task = asyncio.create_task(one(texts[number % len(texts)], number))
         running.add(task)
         task.add_done_callback(running.discard)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from itertools import cycle
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from inference.admission import has_effect
 from inference.engines import Engine
-from runtime.artifacts import weight_shapes
+from loom.bench.random_models import random_adapter
 from runtime.errors import InvalidInput
 
 RANK = 8
@@ -28,20 +25,9 @@ LONG = [5 + at % 97 for at in range(200)]
 SHORT = [5, 6, 7]
 
 
-def random_adapter(base: str, folder: Path, seed: int, scale: float = 0.05, module: str = "self_attn.q_proj") -> Path:
-    """A LoRA adapter of the base in folder `base`, in PEFT's form; with `scale` 0 it changes nothing."""
-    rng = np.random.default_rng(seed)
-    shapes = weight_shapes(Path(base))
-    assert shapes is not None
-    tensors = {}
-    for name, (outer, inner) in ((name, shape) for name, shape in shapes.items() if name.endswith(f"{module}.weight")):
-        key = f"base_model.model.{name.removesuffix('.weight')}"
-        tensors[f"{key}.lora_A.weight"] = rng.normal(size=(RANK, inner)).astype(np.float32)
-        tensors[f"{key}.lora_B.weight"] = scale * rng.normal(size=(outer, RANK)).astype(np.float32)
-    folder.mkdir(parents=True)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": [module.rsplit(".", maxsplit=1)[-1]], "bias": "none", "base_model_name_or_path": "base"}))
-    return folder
+def of_one_module(base: str, folder: Path, seed: int, scale: float = 0.8, module: str = "self_attn.q_proj") -> Path:
+    """An adapter of the base in folder `base` that changes one module of each layer; with `scale` 0 nothing."""
+    return random_adapter(base, folder, seed, (module,), RANK, scale)
 
 
 async def check_engine(engine: Engine, base: str, folder: Path) -> None:
@@ -54,7 +40,7 @@ async def check_engine(engine: Engine, base: str, folder: Path) -> None:
 
 
 async def adapters_come_answer_and_go(engine: Engine, base: str, folder: Path) -> None:
-    first, second = random_adapter(base, folder / "1", 1), random_adapter(base, folder / "2", 2)
+    first, second = of_one_module(base, folder / "1", 1), of_one_module(base, folder / "2", 2)
     assert engine.names() == frozenset()
     await engine.add("tool@1-aaaaaaaa", first)
     alone = await engine.probe(LONG, None)
@@ -80,7 +66,7 @@ async def adapters_share_a_batch(engine: Engine, base: str, folder: Path) -> Non
     """Also with an adapter in every slot, requests of all of them and of the base are answered together as they are alone."""
     names = [f"mixed{i}@1-aaaaaaaa" for i in range(SLOTS)]
     for i, (name, module) in enumerate(zip(names, cycle(MODULES), strict=False)):
-        await engine.add(name, random_adapter(base, folder / name, 10 + i, module=module))
+        await engine.add(name, of_one_module(base, folder / name, 10 + i, module=module))
     prompts = [(adapter, prompt) for adapter in (None, *names) for prompt in (LONG, SHORT, LONG[:40])]
     alone = [await engine.probe(prompt, name) for name, prompt in prompts]
     together = await asyncio.gather(*(engine.probe(prompt, name) for name, prompt in prompts))
@@ -94,7 +80,7 @@ async def adapters_share_a_batch(engine: Engine, base: str, folder: Path) -> Non
 async def a_flood_holds_up_nobody_else(engine: Engine, base: str, folder: Path) -> None:
     names = [f"{kind}@1-aaaaaaaa" for kind in ("flood", "quiet")]
     for i, name in enumerate(names):
-        await engine.add(name, random_adapter(base, folder / name, 20 + i))
+        await engine.add(name, of_one_module(base, folder / name, 20 + i))
     flood = [asyncio.create_task(engine.generate([5 + at, *SHORT], names[0], None, 8)) for at in range(FLOOD)]
     while not any(task.done() for task in flood):
         await asyncio.sleep(0.005)
@@ -123,7 +109,7 @@ async def bad_requests_are_refused_and_harm_nobody(engine: Engine, base: str, fo
     with pytest.raises(InvalidInput):
         await engine.generate(SHORT, None, 'root ::= "a', 4)
     assert engine.names() == loaded
-    noop = random_adapter(base, folder / "noop", 3, scale=0)
+    noop = of_one_module(base, folder / "noop", 3, scale=0)
     await engine.add("noop@1-aaaaaaaa", noop)
     assert not has_effect(await engine.probe(SHORT, None), await engine.probe(SHORT, None), await engine.probe(SHORT, "noop@1-aaaaaaaa"))
     await engine.remove("noop@1-aaaaaaaa")
