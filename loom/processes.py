@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import structlog
@@ -27,6 +27,7 @@ from schemas.registry import open_codec
 from schemas.topics import CHUNKS, DOCUMENTS, EXAMPLES, FEEDBACK, LABELS, REVISIONS
 
 if TYPE_CHECKING:
+    from inference.engines import Engine
     from streams.teacher.teachers import Teacher
     from trainers.conditions import LlmJudge
 
@@ -185,31 +186,24 @@ async def projection(settings: Settings, stop: asyncio.Event) -> None:
 
 async def inference(settings: Settings, stop: asyncio.Event) -> None:
     """Engine, router, residency, the Kafka shell and HTTP."""
-    import contextlib
-
     import uvicorn
 
     from inference.api import build_api
-    from inference.engines.vllm import VllmEngine
     from inference.front import Recorder
+    from inference.http_server import WorkerServer
     from inference.residency import Residency
     from inference.routing.router import LiveRouter
     from inference.service import Service
+    from inference.shadows import Shadows
     from inference.worker import AnswerStage, RequestShell
     from runtime.encoder import minilm
     from runtime.event_writer import Entry, EventWriter
     from runtime.ids import digest
+    from runtime.kafka import producer
     from runtime.tasks.prompt import load_tokenizer
     from runtime.tasks.shortlist import Shortlist
     from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion
     from schemas.topics import ADAPTERS
-
-    class _Server(uvicorn.Server):
-        """Leaves signals to the worker."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
 
     project, broker = load_project(settings.project), broker_of(settings)
     codec = codec_of(settings, project)
@@ -222,13 +216,14 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
         event = AdapterEvent(adapter=adapter, kind=AdapterEventKind.REFUSAL, version=version, alias=None, epoch=None, reason=reason)
         await writer.write([Entry(ADAPTERS.name, adapter, event, digest("refusal", version.engine_name))])
 
-    residency = Residency(project, broker, VllmEngine, Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix, codec, settings.keys)
+    residency = Residency(project, broker, partial(_engine, settings, tokenizer), Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix, codec, settings.keys)
     following = asyncio.create_task(residency.run(stop))
     router = LiveRouter(settings.project, project)
     await router.load()
-    service = Service(project, router, residency, tokenizer, Shortlist((await asyncio.to_thread(minilm)).encode))
+    shadows = Shadows(partial(producer, broker), codec, settings.prefix)
+    service = Service(project, router, residency, tokenizer, Shortlist((await asyncio.to_thread(minilm)).encode), shadows)
     shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds, project.inference.delivery)
-    server = _Server(uvicorn.Config(build_api(project, service, residency, Recorder(writer), keys=settings.api_keys), host=settings.http_host, port=settings.http_port, log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=DRAIN_SECONDS))
+    server = WorkerServer(uvicorn.Config(build_api(project, service, residency, Recorder(writer), keys=settings.api_keys), host=settings.http_host, port=settings.http_port, log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=DRAIN_SECONDS))
     tasks = [following, asyncio.create_task(router.run(stop)), asyncio.create_task(server.serve()), asyncio.create_task(shell.run(stop))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # none ends by itself but by an error
@@ -236,14 +231,49 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
         stop.set()
         server.should_exit = True
         ended = await asyncio.gather(*tasks, return_exceptions=True)
+        await shadows.stop()
         await writer.stop()
     for error in ended:
         if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError):  # a client that stops without its broker cancels itself
             raise error
 
 
+def _engine(settings: Settings, tokenizer: Any, folder: str, base: str) -> Engine:
+    """What answers: vLLM in this process' charge, or the servers that are named."""
+    from inference.engines.lorax import LoraxServer
+    from inference.engines.remote import RemoteEngine, Server
+    from inference.engines.vllm import VllmEngine
+    from inference.engines.vllm_server import VllmServer
+
+    if not settings.engine_urls:
+        return VllmEngine(folder)
+
+    def server(url: str) -> Server:
+        if settings.engines_api == "lorax":
+            return LoraxServer(url, tokenizer, settings.engines_folder, settings.engines_secret)
+        return VllmServer(url, base, settings.engines_folder, settings.engines_secret)
+
+    return RemoteEngine([server(url) for url in settings.engine_urls], base, settings.engines_window)
+
+
+async def engine(settings: Settings, stop: asyncio.Event) -> None:
+    """One of the servers that answer for inference workers."""
+    from inference.engines.replica import Replica
+    from inference.engines.vllm_server import VllmServer
+
+    project, urls = load_project(settings.project), settings.engine_urls
+    own = settings.engine_url or f"http://{settings.http_host}:{settings.engine_port}"
+    ahead = [VllmServer(url, "", key=settings.engines_secret) for url in urls[: urls.index(own) if own in urls else 0]]
+    codec, objects, folder = codec_of(settings, project), Objects(settings.objects_url), settings.data / "bases"
+    try:
+        await Replica(project, broker_of(settings), objects, folder, settings.http_host, settings.engine_port, ahead, settings.prefix, codec, settings.keys, settings.engines_secret).run(stop)
+    finally:
+        for server in ahead:
+            await server.close()
+
+
 WORKERS: dict[str, Worker] = {
-    "chunk": chunk, "synth": synth, "format": format_, "coordinator": coordinator, "trainer": trainer, "projection": projection, "inference": inference,
+    "chunk": chunk, "synth": synth, "format": format_, "coordinator": coordinator, "trainer": trainer, "projection": projection, "inference": inference, "engine": engine,
 }  # fmt: skip
 
 

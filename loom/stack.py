@@ -97,7 +97,7 @@ class Stack:
     """Started in order: broker, database, tables, topics, workers; stopped in reverse."""
 
     settings: Settings
-    workers: tuple[str, ...] = tuple(WORKERS)
+    workers: tuple[str, ...] = tuple(name for name in WORKERS if name != "engine")
     supervised: dict[str, Supervised] = field(default_factory=dict)
     _kafka: EmbeddedKafka | None = None
     _postgres: EmbeddedPostgres | None = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runtime.errors import SettingsError
@@ -27,6 +28,13 @@ class Settings(BaseSettings):
     http_host: str = Field(default="127.0.0.1", description="Address that the HTTP side listens on.")
     http_port: int = Field(default=8400, description="Port of the HTTP side.", ge=0, le=65535)
     api_keys: Path | None = Field(default=None, description="TOML file of the keys that the HTTP side asks for (`loom keys`); without it everybody may ask.")
+    engines: str = Field(default="", description="URLs of vLLM servers (`loom worker engine`, or `vllm serve`), with commas between, that answer in the place of an engine in the inference worker's own process.")
+    engines_api: Literal["vllm", "lorax"] = Field(default="vllm", description="What these servers are: vllm or lorax.")
+    engines_folder: str | None = Field(default=None, description="Where these servers see what this process has in the folder `adapters` of LOOM_DATA; in the same place when unset.")
+    engines_key: SecretStr | None = Field(default=None, description="Key that these servers ask for, and that `loom worker engine` asks for.")
+    engines_window: int = Field(default=64, description="Requests that each of these servers is given at once; the rest wait here, where adapters take turns. A GPU takes more.", ge=1)
+    engine_port: int = Field(default=8500, description="Port of `loom worker engine`, at `http_host`.", ge=0, le=65535)
+    engine_url: str | None = Field(default=None, description="What `loom worker engine` is called in LOOM_ENGINES: at a new base epoch those ahead of it in the list change over first. http://HTTP_HOST:ENGINE_PORT when unset.")
     broker_port: int = Field(default=9392, description="Port of the embedded broker.", ge=1, le=65535)
     metrics_port: int | None = Field(default=None, description="Port on which a worker serves Prometheus metrics, at `http_host`; none when unset.", ge=1, le=65535)
     session_timeout_seconds: int = Field(default=10, description="A worker that is silent for so long loses its partitions.", ge=6)
@@ -45,6 +53,13 @@ class Settings(BaseSettings):
     teacher_model: str = Field(default="gpt-4o", description="Model name at the teacher.")
     teacher_key: SecretStr | None = Field(default=None, description="API key of the teacher.")
 
+    @field_validator("engines")
+    @classmethod
+    def _are_urls(cls, engines: str) -> str:
+        if wrong := [url for url in engines.replace(",", " ").split() if not re.match(r"^https?://[^/\s]+/?$", url)]:
+            raise ValueError(f"{wrong[0]!r} is no URL such as http://host:8500")
+        return engines
+
     @property
     def connection_file(self) -> Path:
         """Where a running stack says how it is reached."""
@@ -61,6 +76,16 @@ class Settings(BaseSettings):
     def teacher_secret(self) -> str:
         """The teacher's API key in plain; empty where none is set."""
         return self.teacher_key.get_secret_value() if self.teacher_key else ""
+
+    @property
+    def engine_urls(self) -> tuple[str, ...]:
+        """The servers that answer, in their order."""
+        return tuple(url.rstrip("/") for url in self.engines.replace(",", " ").split())
+
+    @property
+    def engines_secret(self) -> str | None:
+        """The key of these servers in plain."""
+        return (self.engines_key.get_secret_value() or None) if self.engines_key else None
 
     @property
     def trackers(self) -> tuple[str, ...]:

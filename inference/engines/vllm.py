@@ -46,12 +46,12 @@ what an earlier engine has left, to save milliseconds."""
 
 
 class VllmEngine:
-    """`max_loras` adapters run in one batch; up to `max_cpu_loras` stay loaded."""
+    """`max_loras` adapters run in one batch; up to `max_cpu_loras` stay loaded. `keep_stats`: vLLM keeps its own metrics, for who reads them."""
 
-    def __init__(self, base: str, max_loras: int = MAX_LORAS, max_cpu_loras: int = MAX_CPU_LORAS, max_rank: int = 16, max_model_len: int = MAX_MODEL_LEN) -> None:
+    def __init__(self, base: str, max_loras: int = MAX_LORAS, max_cpu_loras: int = MAX_CPU_LORAS, max_rank: int = 16, max_model_len: int = MAX_MODEL_LEN, *, keep_stats: bool = False) -> None:
         self._arguments = {
             "model": base, "enable_lora": True, "max_loras": max_loras, "max_cpu_loras": max_cpu_loras, "max_lora_rank": max_rank,
-            "max_model_len": max_model_len, "enforce_eager": True, "disable_log_stats": True, "enable_log_requests": False, "scheduling_policy": "priority",
+            "max_model_len": max_model_len, "enforce_eager": True, "disable_log_stats": not keep_stats, "enable_log_requests": False, "scheduling_policy": "priority",
         }  # fmt: skip
         self._engine: AsyncLLM | None = None
         self._loaded: dict[str, LoRARequest] = {}
@@ -141,6 +141,11 @@ class VllmEngine:
         return frozenset(self._loaded)
 
     @property
+    def client(self) -> AsyncLLM:
+        """vLLM's own view of it. Raises Transient where it does not run."""
+        return self._running
+
+    @property
     def cache_tokens(self) -> int:
         """How many tokens' keys and values there is room for, as vLLM reports it."""
         cache = self._running.vllm_config.cache_config
@@ -150,11 +155,11 @@ class VllmEngine:
     def in_flight(self) -> int:
         return 0 if self._engine is None else self._engine.output_processor.get_num_unfinished_requests()
 
-    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None) -> Generation:
+    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None, priority: int = 0) -> Generation:
         from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
         structured = StructuredOutputsParams(grammar=grammar) if grammar else None
-        output = await self._last(prompt, adapter, SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=0, structured_outputs=structured), hear)
+        output = await self._last(prompt, adapter, SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=0, structured_outputs=structured), hear, priority)
         mean = (output.cumulative_logprob or 0.0) / max(1, len(output.token_ids))
         return Generation(output.text, len(output.token_ids), math.exp(mean))
 
@@ -170,7 +175,7 @@ class VllmEngine:
             raise Transient("the engine is not running")
         return self._engine
 
-    async def _last(self, prompt: Sequence[int], adapter: str | None, sampling: Any, hear: Hear | None = None) -> Any:
+    async def _last(self, prompt: Sequence[int], adapter: str | None, sampling: Any, hear: Hear | None = None, priority: int = 0) -> Any:
         """The finished output of one request; `hear` is told each piece of its text."""
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import TokensPrompt
@@ -180,7 +185,7 @@ class VllmEngine:
             raise InvalidInput(f"the engine has not loaded {adapter}")
         lora = self._loaded[adapter] if adapter else None
         last, told = None, 0
-        turn = self._order.enter(adapter, len(prompt) + sampling.max_tokens)
+        turn = self._order.enter(adapter, len(prompt) + sampling.max_tokens, priority)
         try:
             async for output in self._running.generate(TokensPrompt(prompt_token_ids=list(prompt)), sampling, uuid.uuid4().hex, lora_request=lora, priority=turn):
                 last = output

@@ -71,7 +71,7 @@ def demo(
         typer.echo(json.dumps(report))
 
 
-def worker(name: Annotated[str, typer.Argument(help="chunk, synth, format, coordinator, trainer, inference or projection.")]) -> None:
+def worker(name: Annotated[str, typer.Argument(help="chunk, synth, format, coordinator, trainer, inference, engine or projection.")]) -> None:
     """Run one process of one stage until SIGTERM.
 
     Example: LOOM_BROKER=kafka:9092 LOOM_DATABASE=postgresql://… loom worker chunk

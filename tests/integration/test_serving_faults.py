@@ -17,19 +17,24 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError
 from aiokafka.structs import OffsetAndMetadata
 
+from inference.engines.lorax import LoraxServer
+from inference.engines.remote import RemoteEngine
 from inference.engines.vllm import CPU_CACHE_BYTES, VllmEngine
 from inference.service import Answer
 from inference.worker import AnswerStage, RequestShell
-from loom.embedded.kafka import EmbeddedKafka
+from loom.embedded.kafka import EmbeddedKafka, free_port
+from runtime.errors import InvalidInput
 from runtime.in_flight import WAITING_RECORDS
 from runtime.kafka import Outgoing, apply_topics, committed_offsets, partitions_of
 from runtime.precision import is_bfloat16_faster
 from runtime.project import load_project
+from runtime.tasks.prompt import load_tokenizer
 from runtime.transactions import PartitionTransactions
 from schemas.codec import Codec
 from schemas.events import CompletionStatus, Request, RequestCompleted
 from tests.support.engine_contract import check_engine
 from tests.support.kafka import publish, read_all
+from tests.support.lorax_server import lorax
 from trainers.plan import FULL, HALF, serving, shape_of
 
 CODEC = Codec()
@@ -237,9 +242,28 @@ async def test_vllm_keeps_the_contract_of_engines(tmp_path: Path) -> None:
     try:
         shape = shape_of(base)
         assert abs(engine.cache_tokens - CPU_CACHE_BYTES // serving(shape, 16, 4, 24 << 30, 1024, HALF if is_bfloat16_faster() else FULL).token_bytes) < 256  # of what `loom plan` says, to a block
-        await check_engine(engine, base, tmp_path)
+        await check_engine(engine, base, tmp_path / "vllm")
+        await a_lorax_client_keeps_it_too(engine, base, tmp_path / "lorax")
     finally:
         await engine.stop()
+
+
+async def a_lorax_client_keeps_it_too(engine: VllmEngine, base: str, folder: Path) -> None:
+    """Against a server that speaks LoRAX's protocol over the same vLLM."""
+    name, port = "base@0-0123abcd", free_port()
+    async with lorax(engine, base, name, port) as server:
+        remote = RemoteEngine([LoraxServer(f"http://127.0.0.1:{port}", load_tokenizer(base))], name, 64)
+        await asyncio.wait_for(remote.start(), 30)
+        try:
+            await check_engine(remote, base, folder, steers=False)
+            assert all(asked["parameters"]["do_sample"] is False for asked in server.asked)
+            with pytest.raises(InvalidInput, match="no text has just these tokens"):
+                await remote.generate([token for letter in "lamp" for token in load_tokenizer(base).encode(letter)], None, None, 4)
+        finally:
+            await remote.stop()
+        stranger = RemoteEngine([LoraxServer(f"http://127.0.0.1:{port}", load_tokenizer(base))], "base@1-0123abcd", 64)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(stranger.start(), 1)
 
 
 STOPPED_EARLY = """

@@ -27,7 +27,16 @@ def test_the_image_is_clean_to_hadolint() -> None:
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
 def test_each_profile_runs_every_worker_once(profile: str) -> None:
     commands = [service["command"] for service in COMPOSE["services"].values() if profile in service["profiles"] and "command" in service]
-    assert sorted(command[1] for command in commands if command[0] == "worker") == sorted(WORKERS)
+    assert sorted(command[1] for command in commands if command[0] == "worker") == sorted(WORKERS.keys() - {"engine"})
+
+
+def test_replicas_are_named_as_those_who_ask_them_name_them() -> None:
+    replicas = [service for service in COMPOSE["services"].values() if "engines" in service["profiles"]]
+    assert [service["command"] for service in replicas] == [["worker", "engine"]] * 2
+    assert len({service["environment"]["LOOM_ENGINES"] for service in [*replicas, COMPOSE["services"]["inference"]]}) == 1
+    assert COMPOSE["services"]["inference"]["environment"]["LOOM_ENGINES"] == "${LOOM_ENGINES:-}"
+    names = [f"http://{name}:8500" for name, service in COMPOSE["services"].items() if service in replicas]
+    assert [service["environment"]["LOOM_ENGINE_URL"] for service in replicas] == names
 
 
 def test_the_environment_names_settings_that_there_are() -> None:
