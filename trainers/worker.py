@@ -52,6 +52,10 @@ def runs_at_once(wanted: int | None) -> int:
     return wanted or (1 if has_nvidia() else min(2, cores()))
 
 
+PRELOAD = ["trainers.fork", "trainers.run", "trl", "peft", "datasets", "sklearn.metrics", "xgrammar"]
+"""What a run's process has imported before it is one."""
+
+
 class Trainer:
     """Runs until `stop` is set, or until it had nothing to do for `idle_seconds`; at most `at_once` training runs at a time, one an adapter."""
 
@@ -70,7 +74,7 @@ class Trainer:
         self._ending = asyncio.Event()
         # a fork server imports torch and TRL once, and each run starts from there in a moment
         self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(["trainers.fork", "trainers.run", "trl", "peft", "datasets", "sklearn.metrics", "xgrammar"])
+        self._processes.set_forkserver_preload(PRELOAD)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follows requests and carries them out. Raises Fenced when another trainer took over."""

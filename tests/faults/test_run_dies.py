@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -15,39 +18,56 @@ from safetensors.torch import load_file
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
 from tests.support.runs import carry_out, child_with_little_memory
-from tests.support.training import BASE, STEPS
+from tests.support.training import BASE, STEPS, tell
 from trainers import worker
 from trainers.checkpoints import WEIGHTS
 from trainers.precision import NOTE
+from trainers.worker import PRELOAD
 
 TOLERANCE = 1e-6
 
 
-def training(kind: str, folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "tests.support.training", kind, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+@contextmanager
+def training(kind: str, folder: Path) -> Iterator[tuple[BaseProcess, Connection]]:
+    """A process that trains, forked from one that has imported what that takes, as a trainer's runs are; and where it says its steps."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOAD, "tests.support.training"])
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=tell, args=(theirs, kind, folder))
+    process.start()
+    theirs.close()
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.join()
 
 
-def steps_of(run: subprocess.Popen[str]) -> list[int]:
-    out, _ = run.communicate()
-    assert run.returncode == 0
-    return [int(line) for line in out.splitlines() if line.isdigit()]
+def steps_of(kind: str, folder: Path) -> list[int]:
+    steps = []
+    with training(kind, folder) as (process, said):
+        with suppress(EOFError):
+            while True:
+                steps.append(said.recv())
+        process.join()
+        assert process.exitcode == 0
+    return steps
 
 
 @pytest.mark.parametrize(("kind", "weights", "learnt"), [("sft", WEIGHTS, "lora_B"), ("dpo", WEIGHTS, "lora_B"), ("whole", "model.safetensors", "mlp")])
 def test_it_ends_with_the_same_weights(kind: str, weights: str, learnt: str, tmp_path: Path) -> None:
-    with training(kind, tmp_path / "killed") as run:
-        assert run.stdout is not None
-        while (line := run.stdout.readline()).strip() != "20":
-            assert line
-        run.kill()
+    with training(kind, tmp_path / "killed") as (process, said):
+        while said.recv() != 20:
+            pass
+        process.kill()
     every = list(range(10, STEPS + 1, 10))
-    assert steps_of(training(kind, tmp_path / "killed")) in (every[1:], every[2:])  # the checkpoint of the step that it was killed after may lack its end
+    assert steps_of(kind, tmp_path / "killed") in (every[1:], every[2:])  # the checkpoint of the step that it was killed after may lack its end
     notes = sorted(note.relative_to(tmp_path / "killed") for note in (tmp_path / "killed").rglob(NOTE))
     assert notes, "what a training computes in"
     for note in notes:  # what computes otherwise ends otherwise
         (tmp_path / "whole" / note.parent).mkdir(parents=True)
         shutil.copy(tmp_path / "killed" / note, tmp_path / "whole" / note)
-    assert steps_of(training(kind, tmp_path / "whole")) == every
+    assert steps_of(kind, tmp_path / "whole") == every
     ours, theirs = (load_file(tmp_path / name / kind / weights) for name in ("killed", "whole"))
     assert ours.keys() == theirs.keys()
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= TOLERANCE

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from runtime.project import Dpo, Recipe
 from runtime.tasks.prompt import load_tokenizer
 from trainers import dpo, sft
 from trainers.conditions import Conditions
-from trainers.progress import Moment
+from trainers.progress import Moment, Report
 
 BASE = str(Path(__file__).parents[2] / "models/base")
 STEPS = 30
@@ -20,7 +21,12 @@ def said(moment: Moment) -> None:
     print(moment.step, flush=True)
 
 
-def main(kind: str, folder: Path, backend: str = "trl") -> None:
+def tell(connection: Connection, kind: str, folder: Path) -> None:
+    """The training in the process that this is, which tells its steps to `connection`."""
+    main(kind, folder, said=lambda moment: connection.send(moment.step))
+
+
+def main(kind: str, folder: Path, backend: str = "trl", *, said: Report = said) -> None:
     conditions = Conditions(checkpoint_seconds=0.0, backend=backend, axolotl=os.environ.get("LOOM_AXOLOTL", "axolotl"))
     tokenizer = load_tokenizer(BASE)
     texts = [(f"item {i} of {'many ' * (i % 7)}:", f" good {i}", f" poor {i}") for i in range(240)]
