@@ -6,7 +6,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # beside other tests a core may be away for seconds: that says nothing of the code
+settings.load_profile("shared")
 os.environ.update(DO_NOT_TRACK="true", SCARF_NO_ANALYTICS="true", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1")
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as make and the workers have it: trainings beside other work take several times as long without
 
