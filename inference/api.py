@@ -34,6 +34,7 @@ class Ask(BaseModel):
     tools: tuple[str, ...] | None = None
     conversation_id: str | None = Field(None, max_length=256)
     timeout_ms: int | None = Field(None, ge=1)
+    priority: int = Field(0, ge=-8, le=8)
 
 
 class Generate(BaseModel):
@@ -45,14 +46,16 @@ class Generate(BaseModel):
     context: dict[str, str] = Field(default_factory=lambda: {"user_id": "current"})
     labels: tuple[str, ...] | None = Field(None, min_length=1, max_length=256)
     tools: tuple[ToolDeclaration, ...] | None = Field(None, max_length=64)
+    conversation_id: str | None = Field(None, max_length=256)
     timeout_ms: int | None = Field(None, ge=1)
+    priority: int = Field(0, ge=-8, le=8)
 
 
 def result_json(result: Result) -> dict[str, Any]:
     """A result as HTTP answers show it."""
     return {
         "adapter": result.adapter, "version": result.version, "task": result.task, "status": result.status, "text": result.text,
-        "output": None if result.output is None else json.loads(result.output), "confidence": result.confidence, "timings_ms": dict(result.timings_ms), "error": result.error,
+        "output": None if result.output is None else json.loads(result.output), "confidence": result.confidence, "timings_ms": dict(result.timings_ms), "error": result.error, "instead_of": result.instead_of,
         "route_score": result.route_score, "route_margin": result.route_margin, "route_nearest": result.route_nearest,
     }  # fmt: skip
 
@@ -74,7 +77,7 @@ def _own_routes(front: Front) -> APIRouter:
         """Routes the message and answers every intent of it."""
         request_id = uuid.uuid4().hex
         conversation = body.conversation_id or request_id
-        request = Request(request_id=request_id, conversation_id=conversation, text=body.text, context=body.context, tools=body.tools, deadline_ms=deadline(body.timeout_ms), served="http")
+        request = Request(request_id=request_id, conversation_id=conversation, text=body.text, context=body.context, tools=body.tools, deadline_ms=deadline(body.timeout_ms), priority=body.priority, served="http")
         answer = await front.answer(http, request)
         completed = answer.completed
         return {"request_id": request_id, "status": completed.status, "route": completed.route, "error": completed.error, "results": [{"topic": topic, **result_json(r)} for topic, r in answer.results]}
@@ -83,7 +86,10 @@ def _own_routes(front: Front) -> APIRouter:
     async def generate(body: Generate, http: HttpRequest) -> dict[str, Any]:
         """Asks one adapter."""
         request_id = uuid.uuid4().hex
-        request = Request(request_id=request_id, conversation_id=request_id, text=body.prompt, context=body.context, adapter_id=body.adapter_id, deadline_ms=deadline(body.timeout_ms), served="http")
+        request = Request(
+            request_id=request_id, conversation_id=body.conversation_id or request_id, text=body.prompt, context=body.context, adapter_id=body.adapter_id, deadline_ms=deadline(body.timeout_ms),
+            priority=body.priority, served="http",
+        )  # fmt: skip
         answer = await front.answer(http, request, Offer(body.labels, None if body.tools is None else tuple(t.tool for t in body.tools)))
         if not answer.results:
             raise HTTPException(404, answer.completed.error)
@@ -111,6 +117,6 @@ def _health_routes(residency: Residency) -> APIRouter:
     async def readyz(response: Response) -> dict[str, Any]:
         """Ready unless an engine is being started: who asks then waits for it."""
         response.status_code = 503 if residency.state == "starting" else 200
-        return {"state": residency.state, "epoch": residency.epoch, "adapters": {name: v.engine_name for name, v in residency.live().items()}}
+        return {"state": residency.state, "epoch": residency.epoch, "adapters": {name: v.engine_name for name, v in residency.live().items()}, "candidates": {name: v.engine_name for name, v in residency.candidates().items()}}
 
     return routes

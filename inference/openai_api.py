@@ -33,6 +33,8 @@ MAX_SCHEMA_CHARACTERS = 1 << 14
 """Its grammar is made anew for each request."""
 ERRORS = {400: "invalid_request_error", 404: "not_found_error", 429: "rate_limit_error", 503: "service_unavailable", 504: "timeout"}
 STREAM = "text/event-stream"
+PRIORITIES = {"flex": -2, "priority": 2}
+"""Of OpenAI's tiers, those that say something of whose turn is next."""
 
 
 class _Lenient(BaseModel):
@@ -108,6 +110,7 @@ class ChatRequest(_Lenient):
     metadata: dict[str, str] | None = None
     n: Literal[1] | None = None
     user: str | None = Field(None, max_length=256)
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
 
 
 def openai_routes(project: Project, front: Front, residency: Residency) -> APIRouter:
@@ -173,7 +176,7 @@ def _request(body: ChatRequest) -> Request:
     if turns := _turns([message for message in before if message.role in ("user", "assistant")]):
         context["history"] = json.dumps(turns)
     request_id = uuid.uuid4().hex
-    return Request(request_id=request_id, conversation_id=body.user or request_id, text=last.text, context=context, adapter_id=None if body.model == AUTO else body.model, served="http")
+    return Request(request_id=request_id, conversation_id=body.user or request_id, text=last.text, context=context, adapter_id=None if body.model == AUTO else body.model, priority=PRIORITIES.get(body.service_tier or "", 0), served="http")
 
 
 def _turns(said: Sequence[Message]) -> list[dict[str, str]]:

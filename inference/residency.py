@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
@@ -26,6 +26,7 @@ from inference.engines import Engine
 from runtime.artifacts import base_name, fetch, weight_shapes
 from runtime.errors import InvalidInput
 from runtime.follower import Follower
+from runtime.ids import digest
 from runtime.kafka import Record
 from runtime.metrics import ENGINE_STARTS, LEASES, LOADS, RESIDENT
 from runtime.objects import Objects
@@ -35,22 +36,38 @@ from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import Prompt, prompt_ids
 from runtime.tasks.samples import answer, ask, task_input
 from schemas.codec import Codec
-from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, BaseEpoch
+from schemas.events import AdapterAlias, AdapterEvent, AdapterEventKind, AdapterVersion, BaseEpoch
 from schemas.topics import ADAPTERS, BASE
 
 log = structlog.get_logger()
 PROBE = Prompt("labels: yes, no", "Is this a probe of the adapter's effect?")
 NOBODY = 0
 """The live version of a retired adapter."""
+MakeEngine = Callable[[str, str], Engine]
+"""An engine on the base in a folder, by the name that adapters call it."""
 Refuse = Callable[[AdapterVersion, str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The engine that serves now, and the version that answers for the adapter; None when there is none."""
+    """The engine that serves now, the version that answers for the adapter, and the one that shadows it; None when there is none."""
 
     engine: Engine
     version: AdapterVersion | None
+    shadow: AdapterVersion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A version that is tried beside the live one, on a share of conversations."""
+
+    version: AdapterVersion
+    share: float
+    shadow: bool
+
+    def has(self, conversation: str) -> bool:
+        """Whether the conversation is one of them: always the same are, whoever asks."""
+        return int(digest("canary", self.version.engine_name, conversation)[:12], 16) < self.share * 16**12
 
 
 @dataclass(slots=True)
@@ -61,10 +78,17 @@ class _Serving:
     base: str
     epoch: BaseEpoch
     live: dict[str, AdapterVersion] = field(default_factory=dict)
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    previous: dict[str, AdapterVersion] = field(default_factory=dict)
     leases: Counter[str] = field(default_factory=Counter)
     released: asyncio.Condition = field(default_factory=asyncio.Condition)
     of_base: dict[int, float] | None = None
     """What the base said to the probe when it was asked first."""
+
+    def held(self, adapter: str) -> dict[str, AdapterVersion]:
+        """The versions that answer for the adapter, by engine name."""
+        candidate = self.candidates.get(adapter)
+        return {version.engine_name: version for version in (self.live.get(adapter), candidate and candidate.version, self.previous.get(adapter)) if version}
 
     async def until_free(self, name: str | None = None) -> None:
         """Returns when nothing holds `name`, or anything at all."""
@@ -76,14 +100,15 @@ class Residency:
     """Follows `adapters` and keeps the engine as epoch and aliases say. `refuse` is told of versions that may not serve."""
 
     def __init__(
-        self, project: Project, broker: str, make_engine: Callable[[str], Engine], objects: Objects, tokenizer: Any, folder: Path, refuse: Refuse, prefix: str = "",
+        self, project: Project, broker: str, make_engine: MakeEngine, objects: Objects, tokenizer: Any, folder: Path, refuse: Refuse, prefix: str = "",
         codec: Codec | None = None, keys: Keys = NO_KEYS,
     ) -> None:  # fmt: skip
         self._project, self._make_engine, self._objects, self._tokenizer, self._folder, self._refuse, self._keys = project, make_engine, objects, tokenizer, folder, refuse, keys
         self._codec = codec or Codec()
         self._follower = Follower(broker, [prefix + ADAPTERS.name])
         self._known: dict[tuple[str, int], AdapterVersion] = {}
-        self._wanted: dict[str, int] = {}
+        self._wanted: dict[str, AdapterAlias] = {}
+        self._before: dict[str, list[int]] = {}
         self._wanted_epoch: BaseEpoch | None = None
         self._refused: set[str] = set()
         self._tainted: set[tuple[str, int]] = set()
@@ -107,20 +132,32 @@ class Residency:
         """Adapter to the version that its name stands for."""
         return dict(self._serving.live) if self._serving else {}
 
+    def candidates(self) -> dict[str, AdapterVersion]:
+        """Adapter to the version that is tried beside the live one."""
+        return {adapter: one.version for adapter, one in self._serving.candidates.items()} if self._serving else {}
+
     @asynccontextmanager
-    async def lease(self, adapter: str, version: int | None = None) -> AsyncIterator[Lease]:
-        """Engine and version for `adapter`, held meanwhile. Waits while no engine serves; the first to ask starts it."""
+    async def lease(self, adapter: str, version: int | Literal["previous"] | None = None, conversation: str | None = None) -> AsyncIterator[Lease]:
+        """Engine and version for `adapter`, held meanwhile: the live one, or its candidate where `conversation` is one of those that it has; just `version` where it is one of these, or the
+        previous one where it is kept.
+
+        Waits while no engine serves; the first to ask starts it.
+        """
         self._asked = True
         while (serving := self._serving) is None or not self.ready.is_set():
             await self.ready.wait()
-        held = serving.live.get(adapter)
-        if held is not None and version not in (None, held.version):
-            held = None
+        held, candidate, shadow = serving.live.get(adapter), serving.candidates.get(adapter), None
+        if version == "previous":
+            held = serving.previous.get(adapter)
+        elif version is not None:
+            held = next((one for one in serving.held(adapter).values() if one.version == version), None)
+        elif candidate and conversation is not None and candidate.has(conversation):
+            held, shadow = (held, candidate.version) if candidate.shadow else (candidate.version, None)
         name = held.engine_name if held else BASE
         serving.leases[name] += 1
         LEASES.labels(name).inc()
         try:
-            yield Lease(serving.engine, held)
+            yield Lease(serving.engine, held, shadow)
         finally:
             serving.leases[name] -= 1
             LEASES.labels(name).dec()
@@ -159,9 +196,19 @@ class Residency:
         if event.version is not None and event.kind is AdapterEventKind.TAINT:
             self._tainted.add((event.adapter, event.version.version))
         if event.alias is not None:
-            self._wanted[event.adapter] = event.alias.live_version
+            self._note_before(event.adapter, event.alias.live_version)
+            self._wanted[event.adapter] = event.alias
         if event.epoch is not None:
-            self._wanted_epoch, self._wanted = event.epoch, dict(event.epoch.live)
+            self._before.clear()
+            self._wanted_epoch, self._wanted = event.epoch, {adapter: AdapterAlias(live_version=number) for adapter, number in event.epoch.live.items()}
+
+    def _note_before(self, adapter: str, number: int) -> None:
+        """Version `number` is live: those that were before it on this epoch, the last one last."""
+        before, live = self._before.setdefault(adapter, []), self._wanted.get(adapter, AdapterAlias(live_version=NOBODY)).live_version
+        if number in before:
+            del before[before.index(number) :]
+        elif live not in (NOBODY, number):
+            before.append(live)
 
     async def _settle(self) -> None:
         """Makes epoch and aliases true; an engine that died is started anew."""
@@ -175,41 +222,77 @@ class Residency:
         serving = self._serving
         if serving is None or serving.epoch != self._wanted_epoch:
             return
-        for adapter, number in self._wanted.items():
-            current = serving.live.get(adapter)
-            if number == NOBODY and current is not None:
+        for adapter, alias in self._wanted.items():
+            before = serving.held(adapter)
+            if alias.live_version == NOBODY and adapter in serving.live:
                 del serving.live[adapter]
                 log.info("adapter.retired", adapter=adapter)
-            elif not await self._bring(serving, adapter, number):
-                continue
-            if current is not None:
-                self._chore(self._drain(serving, current))
+            else:
+                await self._bring(serving, adapter, alias.live_version)
+            await self._try(serving, adapter, alias)
+            await self._keep_previous(serving, adapter)
+            for name in before.keys() - serving.held(adapter).keys():
+                self._chore(self._drain(serving, before[name]))
         if not self._chores:
             self._drop_tainted(serving)
 
     def _drop_tainted(self, serving: _Serving) -> None:
         """Deletes the files of tainted versions that nothing here serves any more."""
-        kept = {serving.epoch.epoch and self._known[BASE, serving.epoch.epoch].engine_name, *(version.engine_name for version in serving.live.values())}
+        kept = {serving.epoch.epoch and self._known[BASE, serving.epoch.epoch].engine_name, *(name for adapter in self._wanted for name in serving.held(adapter))}
         for one in [one for one in self._tainted if self._known[one].engine_name not in kept]:
             self._tainted.discard(one)
             shutil.rmtree(self._folder / self._known[one].engine_name, ignore_errors=True)
 
-    async def _bring(self, serving: _Serving, adapter: str, number: int) -> bool:
-        """Loads version `number` and switches to it; False when it is live already, unknown or refused."""
-        version, current = self._known.get((adapter, number)), serving.live.get(adapter)
-        if version is None or adapter not in self._project.adapters or version.engine_name in self._refused or (current and current.version == number):
-            return False
+    async def _bring(self, serving: _Serving, adapter: str, number: int) -> None:
+        """Loads version `number` and switches to it, unless it is live already, unknown or refused."""
+        current = serving.live.get(adapter)
+        if current and current.version == number:
+            return
+        version = await self._loaded(serving, adapter, number)
+        if version is not None:
+            serving.live[adapter] = version
+            log.info("adapter.switched", adapter=adapter, engine_name=version.engine_name)
+
+    async def _try(self, serving: _Serving, adapter: str, alias: AdapterAlias) -> None:
+        """Puts the candidate that the alias names beside the live version, or takes away the one that there was."""
+        version = await self._loaded(serving, adapter, alias.canary_version) if alias.canary_version and adapter in serving.live else None
+        wanted = Candidate(version, alias.canary_share, alias.shadow) if version else None
+        if wanted == serving.candidates.get(adapter):
+            return
+        if wanted is None:
+            log.info("adapter.tried", adapter=adapter, engine_name=serving.candidates.pop(adapter).version.engine_name)
+            return
+        serving.candidates[adapter] = wanted
+        log.info("adapter.trying", adapter=adapter, engine_name=wanted.version.engine_name, share=wanted.share, shadow=wanted.shadow)
+
+    async def _keep_previous(self, serving: _Serving, adapter: str) -> None:
+        """Keeps the version that was live before loaded, where the adapter falls back to it."""
+        declared = self._project.adapters.get(adapter)
+        if declared is None or "previous" not in declared.fallback or adapter not in serving.live:
+            serving.previous.pop(adapter, None)
+            return
+        for number in reversed(self._before.get(adapter, ())):
+            if (adapter, number) not in self._tainted and (version := await self._loaded(serving, adapter, number)):
+                serving.previous[adapter] = version
+                return
+        serving.previous.pop(adapter, None)
+
+    async def _loaded(self, serving: _Serving, adapter: str, number: int) -> AdapterVersion | None:
+        """Version `number`, loaded now where it was not; None where it is unknown or refused."""
+        version = self._known.get((adapter, number))
+        if version is None or adapter not in self._project.adapters or version.engine_name in self._refused:
+            return None
+        if version.engine_name in serving.held(adapter):
+            return version
         began = time.monotonic()
         try:
             await self._load(serving, version)
         except InvalidInput as error:
             LOADS.labels("refused").observe(time.monotonic() - began)
             await self._turn_down(version, error)
-            return False
+            return None
         LOADS.labels("admitted").observe(time.monotonic() - began)
-        serving.live[adapter] = version
-        log.info("adapter.switched", adapter=adapter, engine_name=version.engine_name)
-        return True
+        return version
 
     async def _turn_down(self, version: AdapterVersion, error: Exception) -> None:
         self._refused.add(version.engine_name)
@@ -232,12 +315,12 @@ class Residency:
         if not beside:
             await self._end()
         log.info("epoch.switching", epoch=epoch.epoch, beside=beside)
-        serving = _Serving(self._make_engine(base), base, epoch)
+        serving = _Serving(self._make_engine(base, base_name(epoch.epoch, epoch.base_sha256)), base, epoch)
         await serving.engine.start()
         ENGINE_STARTS.inc()
         try:
-            for adapter, number in self._wanted.items():
-                await self._bring(serving, adapter, number)
+            for adapter, alias in self._wanted.items():
+                await self._bring(serving, adapter, alias.live_version)
         except BaseException:
             await serving.engine.stop()
             raise

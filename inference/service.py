@@ -7,26 +7,31 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+from cachetools import LRUCache
+
+from inference.breaker import Breaker
 from inference.engines import Engine, Hear
 from inference.residency import Residency
 from inference.routing.decision import Decision, Intent
 from inference.routing.router import Router
+from inference.shadows import Shadows
 from runtime.errors import InvalidInput, Transient
 from runtime.ids import canonical_json, digest
-from runtime.metrics import ANSWER_TOKENS, ANSWERS, COMPLETED, ROUTES
+from runtime.metrics import ANSWER_TOKENS, ANSWERS, COMPLETED, FALLBACKS, ROUTES
 from runtime.project import Adapter, Project
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import prompt_ids
 from runtime.tasks.samples import TaskSpec, answer, ask, task_input
 from runtime.tasks.shortlist import Shortlist
 from runtime.tasks.tool import Tool
-from schemas.events import CompletionStatus, Request, RequestCompleted, Result, ResultReference, ResultStatus, RouteStatus
+from schemas.events import AdapterVersion, CompletionStatus, Request, RequestCompleted, Result, ResultReference, ResultStatus, RouteStatus
 from schemas.topics import BASE, result_topic
 
 ADAPTER_ID = re.compile(r"^([a-z][a-z0-9-]{0,31})(?:@([1-9][0-9]{0,8}|base))?$")
 MAX_TEXT_CHARACTERS = 4000
+VERSIONS_WATCHED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,55 @@ class Offer:
 
 
 DECLARED = Offer()
+Link = int | Literal["previous", "base"] | None
+"""A version; the one that was live before; the base alone; whichever the adapter's name stands for."""
+
+
+class _Breakers(LRUCache[str, Breaker]):
+    """A breaker for each version."""
+
+    def __missing__(self, engine_name: str) -> Breaker:
+        made = self[engine_name] = Breaker()
+        return made
+
+
+class Unreadable(Exception):
+    """What a version answered is not valid for its task."""
+
+
+@dataclass(slots=True)
+class _Ended:
+    """How an intent ended: who answered, or was to, and what."""
+
+    status: ResultStatus = ResultStatus.REFUSED
+    output: str | None = None
+    error: str | None = None
+    confidence: float | None = None
+    generate_ms: float = 0.0
+    version: AdapterVersion | None = None
+    instead_of: str | None = None
+    shadow: AdapterVersion | None = None
+    usage: Usage = Usage()
+
+
+class _Told:
+    """Passes pieces on, and knows whether there were any: what was begun before a listener can't be begun anew."""
+
+    def __init__(self, hear: Hear | None) -> None:
+        self._hear, self.any = hear, False
+        self.hear = self._pass_on if hear else None
+
+    def _pass_on(self, piece: str) -> None:
+        assert self._hear is not None
+        self.any = True
+        self._hear(piece)
+
+
+def _chain(declared: Adapter, version: str | None) -> tuple[Link, ...]:
+    """Who is asked, one after the other: the version that a request names alone, or the adapter's own and those that it falls back to."""
+    if version is None:
+        return (None, *declared.fallback)
+    return ("base",) if version == BASE else (int(version),)
 
 
 def allowed(adapter: Adapter, names: Sequence[str] | None, offer: Offer = DECLARED) -> TaskSpec:
@@ -81,8 +135,9 @@ def once(results: Sequence[tuple[str, Result]]) -> list[tuple[str, Result]]:
 class Service:
     """Answers requests. Holds no state of its own."""
 
-    def __init__(self, project: Project, router: Router, residency: Residency, tokenizer: Any, shortlist: Shortlist) -> None:
-        self._project, self._router, self._residency, self._tokenizer, self._shortlist = project, router, residency, tokenizer, shortlist
+    def __init__(self, project: Project, router: Router, residency: Residency, tokenizer: Any, shortlist: Shortlist, shadows: Shadows | None = None) -> None:
+        self._project, self._router, self._residency, self._tokenizer, self._shortlist, self._shadows = project, router, residency, tokenizer, shortlist, shadows
+        self._breakers: LRUCache[str, Breaker] = _Breakers(VERSIONS_WATCHED)
 
     async def answer(self, request: Request, now_ms: int, offer: Offer = DECLARED, hear: Hear | None = None) -> Answer:
         """The answer to `request`; `now_ms` is the time in epoch milliseconds. Where it is one of a `chat` adapter alone, `hear` is told each piece of it as it comes.
@@ -133,44 +188,97 @@ class Service:
         """One intent's result; `until` is when its deadline passes, by `time.perf_counter`: then the engine is told to stop."""
         intent, asked = intents[index], time.perf_counter()
         declared = self._project.adapters[intent.adapter]
-        status, output, error, confidence, generate_ms, held, usage = ResultStatus.REFUSED, None, None, None, 0.0, None, Usage()
+        ended = _Ended()
         try:
-            async with asyncio.timeout(None if until is None else until - asked), self._residency.lease(intent.adapter, int(version) if version not in (None, BASE) else None) as lease:
-                held = None if version == BASE else lease.version
-                if held is None and version != BASE:
-                    error = f"adapter {intent.adapter} has no live version" + (f" {version}" if version else "")
-                else:
-                    began = time.perf_counter()
-                    try:
-                        output, confidence, usage = await self._generate(lease.engine, declared, request, intent, held.engine_name if held else None, offer, hear)
-                        status = ResultStatus.OK
-                    except (ValueError, InvalidInput) as failure:
-                        status, error = ResultStatus.FAILED, str(failure)
-                    finally:
-                        generate_ms = (time.perf_counter() - began) * 1000
+            async with asyncio.timeout(None if until is None else until - asked):
+                await self._ask(ended, request, intent, _chain(declared, version), offer, hear)
         except TimeoutError:
             if until is None:
                 raise
-            status, error = ResultStatus.EXPIRED, f"DEADLINE_EXCEEDED: no answer within {(time.perf_counter() - asked) * 1000:.0f} ms"
+            ended.status, ended.error = ResultStatus.EXPIRED, f"DEADLINE_EXCEEDED: no answer within {(time.perf_counter() - asked) * 1000:.0f} ms"
         result = Result(
             result_id=digest("result", request.request_id, declared.task, index), request_id=request.request_id, task=declared.task, adapter=intent.adapter,
-            version=held.version if held else None, engine_name=held.engine_name if held else None, intent_index=index, intent_count=len(intents), text=intent.text,
-            output=output, confidence=confidence, timings_ms={"route": route_ms, "generate": generate_ms}, status=status, error=error,
-            route_score=intent.score, route_margin=intent.margin, route_nearest=intent.nearest,
+            version=ended.version.version if ended.version else None, engine_name=ended.version.engine_name if ended.version else None, intent_index=index, intent_count=len(intents), text=intent.text,
+            output=ended.output, confidence=ended.confidence, timings_ms={"route": route_ms, "generate": ended.generate_ms}, status=ended.status, error=ended.error,
+            route_score=intent.score, route_margin=intent.margin, route_nearest=intent.nearest, instead_of=ended.instead_of,
         )  # fmt: skip
-        ANSWERS.labels(intent.adapter, status).observe(time.perf_counter() - asked)
-        return result_topic(declared.result).name, result, usage
+        if ended.shadow is not None:
+            self._have_shadowed(ended.shadow, result, request, intent, offer)
+        ANSWERS.labels(intent.adapter, result.status).observe(time.perf_counter() - asked)
+        return result_topic(declared.result).name, result, ended.usage
+
+    async def _ask(self, ended: _Ended, request: Request, intent: Intent, chain: Sequence[Link], offer: Offer, hear: Hear | None) -> None:
+        """Asks those of `chain` one after the other until one gives an answer that can be read; `ended` says how it ended."""
+        declared, told = self._project.adapters[intent.adapter], _Told(hear)
+        for link in chain:
+            async with self._residency.lease(intent.adapter, None if link == "base" else link, request.conversation_id if link is None else None) as lease:
+                held = None if link == "base" else lease.version
+                if link == chain[0]:
+                    ended.version, ended.shadow = held, lease.shadow
+                if held is None and link != "base":
+                    ended.error = ended.error or f"adapter {intent.adapter} has no live version" + (f" {link}" if link else "")
+                    continue
+                breaker = self._breakers[held.engine_name] if held else None
+                if breaker and (left := breaker.seconds_left):
+                    ended.error = ended.error or f"{held and held.engine_name} is left alone for {left:.0f} s more: its last answers could not be read"
+                    continue
+                began = time.perf_counter()
+                try:
+                    output, ended.confidence, usage = await self._generate(lease.engine, declared, request, intent, held.engine_name if held else None, offer, told.hear)
+                except Unreadable as failure:
+                    if breaker:
+                        breaker.note(False)
+                    ended.status, ended.error = ResultStatus.FAILED, str(failure)
+                    if told.any:
+                        return
+                except (ValueError, InvalidInput) as failure:
+                    ended.status, ended.error = ResultStatus.FAILED, str(failure)
+                    return
+                else:
+                    if breaker:
+                        breaker.note(True)
+                    if link != chain[0]:
+                        ended.instead_of = ended.version.engine_name if ended.version else intent.adapter
+                        FALLBACKS.labels(intent.adapter, link).inc()
+                    ended.status, ended.output, ended.error, ended.version, ended.usage = ResultStatus.OK, output, None, held, usage
+                    return
+                finally:
+                    ended.generate_ms += (time.perf_counter() - began) * 1000
+        if len(chain) > 1:
+            FALLBACKS.labels(intent.adapter, "none").inc()
+
+    def _have_shadowed(self, shadow: AdapterVersion, result: Result, request: Request, intent: Intent, offer: Offer) -> None:
+        """Has the candidate `shadow` answer what `result` answers."""
+
+        async def answer() -> Result:
+            ended = _Ended()
+            await self._ask(ended, request, intent, (shadow.version,), offer, None)
+            return replace(
+                result, result_id=digest("shadow", result.result_id, shadow.engine_name), version=shadow.version, engine_name=shadow.engine_name, output=ended.output, confidence=ended.confidence,
+                timings_ms={"route": 0.0, "generate": ended.generate_ms}, status=ended.status, error=ended.error, instead_of=None,
+            )  # fmt: skip
+
+        if self._shadows is not None:
+            self._shadows.ask(request.conversation_id, answer)
 
     async def _generate(self, engine: Engine, declared: Adapter, request: Request, intent: Intent, engine_name: str | None, offer: Offer, hear: Hear | None) -> tuple[str, float, Usage]:
-        """JSON output, confidence, tokens. Raises ValueError or InvalidInput when there is no valid one."""
+        """JSON output, confidence, tokens.
+
+        Raises:
+            Unreadable: what was answered is not valid.
+            ValueError, InvalidInput: it can't be asked so.
+        """
         everything = allowed(declared, request.tools, offer)
         given = task_input(everything.task, intent.text, request.context)
         ((spec, shown),) = await asyncio.to_thread(self._shortlist.narrow, everything, [given])
         ids = prompt_ids(self._tokenizer, ask(spec, shown))
         own, most = (offer.grammar, offer.max_tokens) if spec.task == "chat" else (None, None)
-        made = await engine.generate(ids, engine_name, own or grammar(spec, shown), most or MAX_TOKENS[spec.task], hear)
+        made = await engine.generate(ids, engine_name, own or grammar(spec, shown), most or MAX_TOKENS[spec.task], hear, request.priority)
         ANSWER_TOKENS.labels(intent.adapter).inc(made.token_count)
-        return canonical_json(answer(spec, made.text, shown)), made.confidence, Usage(len(ids), made.token_count)
+        try:
+            return canonical_json(answer(spec, made.text, shown)), made.confidence, Usage(len(ids), made.token_count)
+        except ValueError as error:
+            raise Unreadable(str(error)) from error
 
     def _complete(self, request: Request, decision: Decision, results: Sequence[tuple[str, Result]]) -> Answer:
         """The last word: unknown when only adapters that see every message answered."""

@@ -115,7 +115,7 @@ class Client:
 
         def apply(record: Record) -> None:
             if record.topic == self._prefix + ADAPTERS.name:
-                fleet.apply_adapter(self._codec.decode(AdapterEvent, record.value))
+                fleet.apply_adapter(self._codec.decode(AdapterEvent, record.value), record.timestamp_ms / 1000)
             else:
                 fleet.apply_run(self._codec.decode(TrainingRun, record.value))
 

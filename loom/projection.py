@@ -19,7 +19,10 @@ from schemas.codec import Codec, InvalidRecord
 from schemas.events import AdapterEvent, DeadLetter, Request, RequestCompleted, Result, TrainingRun
 from schemas.topics import ADAPTERS, COMPLETED, DAYS, DEAD_LETTERS, REQUESTS, TRAINING_RUNS, result_topic
 
-ALIAS = "INSERT INTO adapter_aliases VALUES ($1, $2, $3) ON CONFLICT (adapter) DO UPDATE SET live_version = $2, sequence = $3 WHERE adapter_aliases.sequence < $3"
+ALIAS = (
+    "INSERT INTO adapter_aliases VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (adapter) DO UPDATE SET live_version = $2, sequence = $3, candidate = $4, share = $5, shadow = $6 "
+    "WHERE adapter_aliases.sequence < $3"
+)
 PRUNE_EVERY = 10_000
 """Requests of a partition after which the places of what is kept no more are forgotten."""
 Write = Callable[[asyncpg.Connection, Any, datetime], Awaitable[None]]
@@ -118,12 +121,12 @@ class Projection:
         if e.version and e.kind == "refusal":
             await connection.execute("UPDATE adapter_versions SET refused = $3 WHERE adapter = $1 AND version = $2", e.adapter, e.version.version, e.reason)
         if e.alias:
-            await connection.execute(ALIAS, e.adapter, e.alias.live_version, e.sequence)
+            await connection.execute(ALIAS, e.adapter, e.alias.live_version, e.sequence, e.alias.canary_version, e.alias.canary_share, e.alias.shadow)
         if e.epoch:
             b = e.epoch
             await connection.execute("INSERT INTO base_epochs VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING", b.epoch, b.base_uri, b.base_sha256, e.sequence, at)
             await connection.execute("DELETE FROM adapter_aliases WHERE sequence < $1", e.sequence)
-            await connection.executemany(ALIAS, [(adapter, version, e.sequence) for adapter, version in b.live.items()])
+            await connection.executemany(ALIAS, [(adapter, version, e.sequence, None, 0.0, False) for adapter, version in b.live.items()])
 
     async def _letter(self, connection: asyncpg.Connection, message: Any, at: datetime) -> None:
         d = self._codec.decode(DeadLetter, message.value)

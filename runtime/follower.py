@@ -34,13 +34,21 @@ class Follower:
         self._client: AIOKafkaConsumer = consumer(broker, fetch_wait_milliseconds=fetch_wait_milliseconds)
         self._ends: dict[TopicPartition, int] = {}
 
-    async def start(self, partitions: Sequence[TopicPartition] | None = None) -> None:
-        """Connects, and notes where the topics, or just `partitions`, end now. Raises Transient where the broker can't be reached or has not all topics."""
+    async def start(self, partitions: Sequence[TopicPartition] | None = None, since_seconds: float | None = None) -> None:
+        """Connects, and notes where the topics, or just `partitions`, end now; begins with what was written at `since_seconds` of the epoch, or with all.
+
+        Raises:
+            Transient: the broker can't be reached or has not all topics.
+        """
         self._partitions = await partitions_of(self._broker, self._topics) if partitions is None else list(partitions)
         await self._client.start()
         self._client.assign(self._partitions)
         self._ends = await self._client.end_offsets(self._partitions)
         await self._client.seek_to_beginning(*self._partitions)
+        if since_seconds is not None:
+            since = await self._client.offsets_for_times(dict.fromkeys(self._partitions, int(since_seconds * 1000)))
+            for partition in self._partitions:
+                self._client.seek(partition, since[partition].offset if since.get(partition) else self._ends[partition])
 
     async def stop(self) -> None:
         """Disconnects."""
@@ -51,9 +59,9 @@ class Follower:
         positions = await asyncio.gather(*(self._client.position(p) for p in self._partitions))
         return all(position >= self._ends[p] for p, position in zip(self._partitions, positions, strict=True))
 
-    async def deliver(self, apply: Callable[[Record], None], refuse: Callable[[Record, InvalidRecord], None] | None = None) -> None:
+    async def deliver(self, apply: Callable[[Record], None], refuse: Callable[[Record, InvalidRecord], None] | None = None, timeout_ms: int = 200) -> None:
         """Gives the next records to `apply`; foreign bytes among them change nothing, are told in the log, and go to `refuse`."""
-        for record in await self.poll():
+        for record in await self.poll(timeout_ms):
             try:
                 apply(record)
             except InvalidRecord as error:

@@ -32,6 +32,10 @@ ANSWERS = Histogram("loom_answer_seconds", "An adapter's answer to one intent, t
 """`status`: as results have it."""
 ANSWER_TOKENS = Counter("loom_answer_tokens", "Tokens that adapters answered.", ("adapter",))
 COMPLETED = Counter("loom_requests_completed", "Requests that had their last word.", ("status",))
+FALLBACKS = Counter("loom_fallbacks", "Answers that another one than the adapter's version gave in its place.", ("adapter", "by"))
+"""`by`: previous, base; none where they could not either."""
+SHADOWED = Counter("loom_shadows", "Messages that candidates were to answer behind the live version.", ("outcome",))
+"""`outcome`: written, dropped (too many in work), failed."""
 RESIDENT = Gauge("loom_adapter_resident", "1 for each version that the engine has loaded.", ("engine_name",))
 LEASES = Gauge("loom_adapter_leases", "Answers in flight, by the version that gives them; of the base alone under `base`.", ("engine_name",))
 LOADS = Histogram("loom_adapter_load_seconds", "From a version's record to its admission or refusal: fetched, checked, loaded, asked.", ("outcome",), buckets=SECONDS)

@@ -82,6 +82,27 @@ class Gate(_Table):
     underpowered: Literal["publish", "reject"] = Field(default="publish", description="Below 200 held-out examples little can be told: publish what seems good all the same, or reject it.")
 
 
+class Canary(_Table):
+    """How a new version that passed its gate proves itself beside the live one, before it takes its place."""
+
+    share: float = Field(default=0.1, gt=0, lt=1, description="Of conversations, by a hash of their ids, that the candidate answers; a conversation stays with its version.")
+    shadow: bool = Field(default=False, description="It answers nobody, but beside the live version to as many conversations; its answers go to the topic `shadows`.")
+    min_answers: int = Field(default=200, ge=1, description="Of the candidate: with fewer nothing is decided but that it is far worse.")
+    min_feedback: int = Field(default=0, ge=0, description="Judgements by users of the candidate's answers that a decision needs.")
+    max_worse: float = Field(default=0.05, ge=0, le=1, description="How much lower its shares of valid answers and of users' approval may be than the live version's, by their 95 % bounds.")
+    min_agreement: float = Field(default=0.0, ge=0, le=1, description="Only for a shadow: of its answers so many must be those of the live version.")
+    max_hours: float = Field(default=24.0, gt=0, description="After which it ends.")
+    undecided: Literal["promote", "rollback"] = Field(default="promote", description="What becomes of a candidate that after this time is neither better nor worse for sure.")
+
+    @model_validator(mode="after")
+    def _compares(self) -> Canary:
+        if self.min_agreement and not self.shadow:
+            raise ValueError("min_agreement needs `shadow = true`: else nothing is answered twice")
+        if self.min_feedback and self.shadow:
+            raise ValueError("min_feedback is not for a shadow: nobody sees its answers")
+        return self
+
+
 class ToolDeclaration(_Table):
     """A tool in the OpenAI form."""
 
@@ -122,6 +143,8 @@ class Adapter(_Table):
     recipe: Recipe = Recipe()
     dpo: Dpo | None = Field(default=None, description="Only for `chat` and `tool`.")
     gate: Gate = Gate()
+    fallback: tuple[Literal["previous", "base"], ...] = Field(default=(), description="Who answers, one after the other, where the version has answered what can't be read, or has done so again and again, or there is none: the version that was live before, which is kept loaded for it, or the base. The result names them; without any it is refused.")
+    canary: Canary | None = Field(default=None, description="Without it, a new version that passed its gate is live at once.")
 
     @model_validator(mode="after")
     def _complete(self) -> Adapter:
@@ -281,7 +304,7 @@ def load_project(path: Path) -> Project:
         raise SettingsError("\n".join(f"{path}: {_fault(e)}" for e in error.errors())) from error
 
 
-_FIELDS = {name for table in (Project, Base, Documents, Router, Kafka, Inference, TeacherLimits, Evaluation, Cpt, Recipe, Dpo, Gate, ToolDeclaration, Adapter) for name in table.model_fields}
+_FIELDS = {name for table in (Project, Base, Documents, Router, Kafka, Inference, TeacherLimits, Evaluation, Cpt, Recipe, Dpo, Gate, Canary, ToolDeclaration, Adapter) for name in table.model_fields}
 
 
 def _fault(error: Any) -> str:

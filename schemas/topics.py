@@ -49,10 +49,11 @@ ADAPTERS = Topic("adapters", events.AdapterEvent, "adapter", ("coordinator", "tr
 ADAPTER_COMMANDS = Topic("adapter-commands", events.AdapterCommand, "adapter", ("operator",), ("coordinator",), DAYS, partitions=1)
 REQUESTS = Topic("requests", events.Request, "conversation_id", ("upstream", "inference"), ("inference", "projection"), DAYS)
 COMPLETED = Topic("results.completed", events.RequestCompleted, "conversation_id", ("inference",), ("upstream", "projection"), DAYS)
+SHADOWS = Topic("shadows", events.Result, "conversation_id", ("inference",), ("coordinator",), DAYS)
 FEEDBACK = Topic("feedback", events.Feedback, "request_id", ("upstream",), ("format",), FOR_EVER)
 DEAD_LETTERS = Topic("dead-letters", events.DeadLetter, "original key", ("every stage",), ("operator", "projection"), WEEKS)
 
-FIXED = (DOCUMENTS, LABELS, REVISIONS, CHUNKS, EXAMPLES, TRAINING_RUNS, ADAPTERS, ADAPTER_COMMANDS, REQUESTS, COMPLETED, FEEDBACK, DEAD_LETTERS)
+FIXED = (DOCUMENTS, LABELS, REVISIONS, CHUNKS, EXAMPLES, TRAINING_RUNS, ADAPTERS, ADAPTER_COMMANDS, REQUESTS, COMPLETED, SHADOWS, FEEDBACK, DEAD_LETTERS)
 
 
 def dataset_topic(name: str) -> Topic:

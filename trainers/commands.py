@@ -28,6 +28,8 @@ def _promote(fleet: Fleet, command: AdapterCommand) -> AdapterEvent:
 
 def _rollback(fleet: Fleet, command: AdapterCommand) -> AdapterEvent:
     state = _aliased(fleet, command)
+    if state.candidate and command.version in (None, state.live):
+        return _switch(fleet, command, state.live)
     before = state.before
     if not before:
         raise _Refusal(f"{command.adapter} has no version to roll back to: none that may serve was live before on this base epoch")

@@ -21,11 +21,12 @@ from runtime.kafka import Record
 from runtime.metrics import CORRECTIONS
 from runtime.project import Project
 from schemas.codec import Codec, InvalidRecord
-from schemas.events import AdapterCommand, AdapterEvent, BaseEpoch, DatasetRecord, DeadLetter, RunStatus, TrainingRun
+from schemas.events import AdapterAlias, AdapterCommand, AdapterEvent, BaseEpoch, DatasetRecord, DeadLetter, RunStatus, TrainingRun
 from schemas.topics import ADAPTER_COMMANDS, ADAPTERS, DEAD_LETTERS, TRAINING_RUNS
 from trainers import commands
 from trainers.base_model import base_sha256
 from trainers.fleet import Fleet
+from trainers.trials import Trials
 
 log = structlog.get_logger()
 STAGE = "coordinator"
@@ -47,6 +48,7 @@ class Coordinator:
         self._refused: dict[str, DeadLetter] = {}
         self._commands: dict[str, AdapterCommand] = {}
         self._answered: set[str] = set()
+        self._trials = Trials(project, broker, prefix, self._codec)
         self._writer = EventWriter(broker, STAGE, STAGE, self._codec, prefix)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -66,6 +68,7 @@ class Coordinator:
                 if caught_up:
                     await self._act()
         finally:
+            await self._trials.stop()
             await self._upstream.stop()
             await self._follower.stop()
             await self._writer.stop()
@@ -88,7 +91,7 @@ class Coordinator:
         else:
             event = self._codec.decode(AdapterEvent, record.value)
             self._answered.add(event.command_id or "")
-            self.fleet.apply_adapter(event)
+            self.fleet.apply_adapter(event, record.timestamp_ms / 1000)
 
     def _refuse(self, record: Record, error: InvalidRecord) -> None:
         letter = letter_of(STAGE, record, error)
@@ -107,10 +110,11 @@ class Coordinator:
             log.info("epoch.switched", epoch=epoch.epoch.epoch if epoch.epoch else None)
         for event in list(self.fleet.due_aliases()):
             await self._change(event)
-            version = event.alias.live_version if event.alias else 0
-            log.info("alias.switched", adapter=event.adapter, version=version)
-            if (since := self.fleet.adapters[event.adapter].learning.pop(version, None)) is not None:
-                CORRECTIONS.labels(event.adapter).observe(time.time() - since)
+            self._tell(event)
+        for trial in await self._trials.follow(self.fleet):
+            version = trial.candidate if trial.promoted else self.fleet.adapters[trial.adapter].live
+            await self._change(event := self.fleet.alias_event(trial.adapter, version, reason=trial.reason))
+            self._tell(event)
         for command in [one for one in self._commands.values() if one.command_id not in self._answered]:
             await self._answer(command)
         self._commands.clear()
@@ -118,6 +122,12 @@ class Coordinator:
             await self._writer.write([Entry(TRAINING_RUNS.name, run.run_id, run)])
             self.fleet.apply_run(run)
             log.info("run.requested", adapter=run.adapter, run_id=run.run_id, version=run.version)
+
+    def _tell(self, event: AdapterEvent) -> None:
+        alias = event.alias or AdapterAlias(live_version=0)
+        log.info("alias.switched", adapter=event.adapter, version=alias.live_version, candidate=alias.canary_version, reason=event.reason)
+        if (since := self.fleet.adapters[event.adapter].learning.pop(alias.live_version, None)) is not None:
+            CORRECTIONS.labels(event.adapter).observe(time.time() - since)
 
     async def _due_runs(self, now: float) -> list[TrainingRun]:
         """The runs to request now; they wait for examples on their way, so that a long document is not left out."""
@@ -148,7 +158,7 @@ class Coordinator:
 
     async def _change(self, event: AdapterEvent) -> None:
         await self._writer.write([Entry(ADAPTERS.name, event.adapter, event)])
-        self.fleet.apply_adapter(event)
+        self.fleet.apply_adapter(event, time.time())
 
     def _first_epoch(self) -> BaseEpoch:
         folder = Path(self._project.base_folder)

@@ -55,7 +55,8 @@ class AdapterState:
 
     `unseen` maps the examples that no run has seen to when they were written, `corrections` those of users among them, `learning` versions to when the first
     correction that they learn was written, `tainted` those that learned from what was forgotten to why. `stack` are the versions that were live on the current epoch, each
-    above the one that a rollback from it leads to; `newest_live` is the newest that ever was; `changed_at` is the sequence of the last alias or epoch record.
+    above the one that a rollback from it leads to; `newest_live` is the newest that ever was, `newest_tried` the newest that ever was a candidate for its place, `tried_since` when the present candidate became one;
+    `changed_at` is the sequence of the last alias or epoch record.
     """
 
     live_ids: set[str] = field(default_factory=set)
@@ -72,12 +73,19 @@ class AdapterState:
     alias: AdapterAlias | None = None
     stack: list[int] = field(default_factory=list)
     newest_live: int = 0
+    newest_tried: int = 0
+    tried_since: float = 0.0
     changed_at: int = 0
 
     @property
     def live(self) -> int:
         """The version that answers; 0 when there is none."""
         return self.alias.live_version if self.alias else 0
+
+    @property
+    def candidate(self) -> int:
+        """The version that proves itself beside the live one; 0 when there is none."""
+        return (self.alias.canary_version or 0) if self.alias else 0
 
     @property
     def retired(self) -> bool:
@@ -114,9 +122,11 @@ class AdapterState:
         """The versions that were live on this epoch before the one that is, and may be again, in their order."""
         return [number for number in self.stack[:-1] if number not in self.tainted and number not in self.refused] if self.live else []
 
-    def switch(self, alias: AdapterAlias | None, sequence: int) -> None:
-        """Another version answers, or none."""
+    def switch(self, alias: AdapterAlias | None, sequence: int, at: float) -> None:
+        """Other versions answer, or none, from `at` on."""
         self.alias, self.changed_at = alias, sequence
+        if self.candidate:
+            self.newest_tried, self.tried_since = max(self.newest_tried, self.candidate), at
         if not self.live:
             return
         self.newest_live = max(self.newest_live, self.live)
@@ -226,15 +236,15 @@ class Fleet:
         if run.status is RunStatus.REQUESTED:
             state.see(run)
 
-    def apply_adapter(self, event: AdapterEvent) -> None:
-        """A change in the registry."""
+    def apply_adapter(self, event: AdapterEvent, at: float = 0.0) -> None:
+        """A change in the registry, written at `at`, in epoch seconds."""
         self.sequence = max(self.sequence, event.sequence)
         if event.kind is AdapterEventKind.EPOCH and event.epoch:
             self.epoch = event.epoch
             for name, state in self.adapters.items():
                 version = event.epoch.live.get(name)
                 state.stack.clear()
-                state.switch(AdapterAlias(live_version=version) if version else state.alias if state.retired else None, event.sequence)
+                state.switch(AdapterAlias(live_version=version) if version else state.alias if state.retired else None, event.sequence, at)
             return
         known = self._state(event.adapter)
         if known is None:
@@ -250,7 +260,7 @@ class Fleet:
         if event.version and event.kind is AdapterEventKind.REFUSAL:
             known.refused[event.version.version] = event.reason or ""
         if event.alias:
-            known.switch(event.alias, event.sequence)
+            known.switch(event.alias, event.sequence, at)
 
     @property
     def candidate(self) -> AdapterVersion | None:
@@ -327,25 +337,32 @@ class Fleet:
         return AdapterEvent(adapter=EPOCH_KEY, kind=AdapterEventKind.EPOCH, sequence=self.sequence + 1, version=None, alias=None, epoch=epoch, reason=None)
 
     def due_aliases(self) -> Iterator[AdapterEvent]:
-        """Alias records for versions of the current epoch that were published and are newer than any that was live: what was rolled back stays so; and back
-        to the one before, where a server refused what is live: another replica, or a restart, would have nothing to answer with."""
+        """Alias records for versions of the current epoch that were published and are newer than any that was live, or tried: what was rolled back stays so. Where a canary is
+        declared they become candidates beside what is live. And back to the one before, where a server refused what is live: another replica, or a restart, would have nothing to
+        answer with; and without a candidate that was refused, or learned from what was forgotten."""
         if self.epoch is None:
             return
         ahead = 0
         for name, state in self.adapters.items():
-            newest = state.newest_on(self.epoch.epoch)
-            if newest > state.newest_live and not state.retired:
+            newest, policy = state.newest_on(self.epoch.epoch), self.project.adapters[name].canary
+            if newest > max(state.newest_live, state.newest_tried) and not state.retired:
                 ahead += 1
-                yield self.alias_event(name, newest, ahead)
+                proven = policy is None or not state.live or state.live in state.refused or state.live in state.tainted
+                yield self.alias_event(name, newest, ahead) if proven else self.alias_event(name, state.live, ahead, candidate=newest)
+            elif state.candidate and (policy is None or state.candidate in state.refused or state.candidate in state.tainted):
+                ahead += 1
+                why = state.refused.get(state.candidate) or state.tainted.get(state.candidate) or "no canary is declared any more"
+                yield self.alias_event(name, state.live, ahead, f"{name}@{state.candidate} is no candidate any more: {why}")
             elif state.live in state.refused and state.before:
                 ahead += 1
                 yield self.alias_event(name, state.before[-1], ahead, f"{name}@{state.live} was refused by a server: {state.refused[state.live]}")
 
-    def alias_event(self, name: str, version: int, ahead: int = 1, reason: str | None = None, command_id: str | None = None) -> AdapterEvent:
-        """The record that makes `version` of `name` live, 0 for none; the one `ahead` of the last sequence."""
-        return AdapterEvent(
-            adapter=name, kind=AdapterEventKind.ALIAS, sequence=self.sequence + ahead, alias=AdapterAlias(live_version=version), reason=reason, command_id=command_id,
-        )  # fmt: skip
+    def alias_event(self, name: str, version: int, ahead: int = 1, reason: str | None = None, command_id: str | None = None, candidate: int = 0) -> AdapterEvent:
+        """The record that makes `version` of `name` live, 0 for none, with `candidate` beside it as is declared; the one `ahead` of the last sequence."""
+        alias, policy = AdapterAlias(live_version=version), self.project.adapters[name].canary
+        if candidate and policy:
+            alias = replace(alias, canary_version=candidate, canary_share=policy.share, shadow=policy.shadow)
+        return AdapterEvent(adapter=name, kind=AdapterEventKind.ALIAS, sequence=self.sequence + ahead, alias=alias, reason=reason, command_id=command_id)
 
     def datasets(self) -> dict[str, Topic]:
         """The datasets that decide when to train, and on what."""

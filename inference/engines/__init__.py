@@ -47,8 +47,9 @@ class Engine(Protocol):
     def in_flight(self) -> int:
         """Requests that the engine is working on or has waiting."""
 
-    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None) -> Generation:
-        """Greedy completion of the token ids `prompt`; cancelled, it is cancelled in the engine. Adapters take turns by what their requests cost: one's flood does not hold up another.
+    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None, priority: int = 0) -> Generation:
+        """Greedy completion of the token ids `prompt`; cancelled, it is cancelled in the engine. Adapters take turns by what their requests cost: one's flood does not hold up another,
+        nor its own requests of higher `priority`, and each step of that halves what they cost.
 
         Raises:
             InvalidInput: the prompt is too long, the grammar none, or the adapter not loaded.

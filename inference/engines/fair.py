@@ -8,21 +8,25 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 
+MOST_PRIORITY = 8
+UNIT = 1 << MOST_PRIORITY
+
 
 class FairOrder:
     """Gives each request of an adapter a tag; the least is next. An adapter's tags go up by the cost of its requests, and begin where those that are in flight are: who floods waits for
-    himself, who comes after being silent does not wait for the flood, and a tag once given is passed by in the end."""
+    himself, who comes after being silent does not wait for the flood, and a tag once given is passed by in the end: no priority starves another."""
 
     def __init__(self) -> None:
-        self._after: dict[str | None, int] = {}
+        self._after: dict[tuple[str | None, int], int] = {}
         self._open: Counter[int] = Counter()
         self._least: list[int] = []
         self._now = 0
 
-    def enter(self, adapter: str | None, cost: int) -> int:
-        """The tag of a request of `adapter`, which costs so many tokens."""
-        tag = max(self._virtual_time(), self._after.get(adapter, 0))
-        self._after[adapter] = tag + cost
+    def enter(self, adapter: str | None, cost: int, priority: int = 0) -> int:
+        """The tag of a request of `adapter`, which costs so many tokens. Requests of one adapter and one priority wait for one another; each step of priority makes them cost half."""
+        priority = max(-MOST_PRIORITY, min(MOST_PRIORITY, priority))
+        tag = max(self._virtual_time(), self._after.get((adapter, priority), 0))
+        self._after[adapter, priority] = tag + max(1, round(UNIT * cost * 2.0**-priority))
         self._open[tag] += 1
         heapq.heappush(self._least, tag)
         return tag
@@ -34,7 +38,7 @@ class FairOrder:
         if not self._least:
             self._after = {}
         elif len(self._after) > 2 * len(self._least):
-            self._after = {adapter: after for adapter, after in self._after.items() if after > now}
+            self._after = {queue: after for queue, after in self._after.items() if after > now}
 
     def _virtual_time(self) -> int:
         """The least tag in flight; while there is none, the last one that was."""

@@ -90,7 +90,7 @@ class Base:
         self._engine = engine
 
     @asynccontextmanager
-    async def lease(self, adapter: str, version: int | None = None) -> AsyncIterator[Lease]:
+    async def lease(self, adapter: str, version: int | str | None = None, conversation: str | None = None) -> AsyncIterator[Lease]:
         yield Lease(self._engine, None)
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from runtime.artifacts import weight_shapes
+from runtime.artifacts import ADAPTER_FILES, MANIFEST, base_name, store, weight_shapes
+from runtime.objects import Objects
+from schemas.events import AdapterVersion
 
 RANK = 16
 LINEAR = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -32,6 +34,19 @@ def random_adapter(base: str, folder: Path, seed: int, modules: Sequence[str] = 
     targets = [module.rsplit(".", maxsplit=1)[-1] for module in modules]
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": targets, "bias": "none", "base_model_name_or_path": "base"}))
     return folder
+
+
+async def random_version(base: str, base_sha256: str, folder: Path, objects: Objects, adapter: str, number: int) -> AdapterVersion:
+    """Version `number` of `adapter` for the base in folder `base`, of random weights that change its answers, written to `folder` and stored as its trainer would."""
+    made = random_adapter(base, folder / f"{adapter}-{number}", 1000 + number, scale=0.3)
+    config = (made / "adapter_config.json").read_text().replace('"base"', f'"{base_name(0, base_sha256)}"')
+    (made / "adapter_config.json").write_text(config)
+    (made / MANIFEST).write_text("{}")
+    files = await store(objects, f"adapters/{adapter}/{number}", made, (*ADAPTER_FILES, MANIFEST))
+    return AdapterVersion(
+        version=number, engine_name=f"{adapter}@{number}-{files[0].sha256[:8]}", base_epoch=0, artifact_uri=f"{objects.url}/adapters/{adapter}/{number}", files=files, run_id=f"{adapter}-{number}",
+        recipe_hash="", manifest_sha256=files[-1].sha256, rank=RANK, metrics={}, verdict="",
+    )  # fmt: skip
 
 
 def random_base(like: str, folder: Path, width: int, layers: int) -> Path:

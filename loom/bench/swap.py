@@ -25,9 +25,8 @@ from inference.residency import Residency
 from inference.service import Service
 from loom.bench.compare import BenchmarkFailed, Row, arrivals
 from loom.bench.engine_side import FIRST_TOKEN, LAST_TOKEN
-from loom.bench.random_models import random_adapter
+from loom.bench.random_models import random_adapter, random_version
 from loom.embedded.kafka import EmbeddedKafka, free_port
-from runtime.artifacts import ADAPTER_FILES, MANIFEST, base_name, store
 from runtime.encoder import minilm
 from runtime.event_writer import Entry, EventWriter
 from runtime.kafka import apply_topics
@@ -196,15 +195,7 @@ class Published:
 
     async def publish(self, number: int) -> float:
         """Writes version `number`, and that it is live, as the coordinator does; when that began."""
-        folder = random_adapter(self.base, self.folder / f"v{number}", 1000 + number, scale=0.3)
-        config = (folder / "adapter_config.json").read_text().replace('"base"', f'"{base_name(0, self.base_sha256)}"')
-        (folder / "adapter_config.json").write_text(config)
-        (folder / MANIFEST).write_text("{}")
-        files = await store(self.objects, f"adapters/mood/{number}", folder, (*ADAPTER_FILES, MANIFEST))
-        version = AdapterVersion(
-            version=number, engine_name=f"mood@{number}-{files[0].sha256[:8]}", base_epoch=0, artifact_uri=f"{self.objects.url}/adapters/mood/{number}", files=files, run_id="bench", recipe_hash="",
-            manifest_sha256=files[-1].sha256, rank=16, metrics={}, verdict="",
-        )  # fmt: skip
+        version = await random_version(self.base, self.base_sha256, self.folder, self.objects, "mood", number)
         made = (AdapterEvent(adapter="mood", kind=AdapterEventKind.VERSION, version=version), AdapterEvent(adapter="mood", kind=AdapterEventKind.ALIAS, alias=AdapterAlias(live_version=number)))
         began = time.perf_counter()
         await self.writer.write([Entry(ADAPTERS.name, "mood", event) for event in made])
@@ -235,7 +226,7 @@ async def published(base: str, folder: Path) -> AsyncIterator[Published]:
         await writer.start()
         sha256 = base_sha256(Path(base))
         await writer.write([Entry(ADAPTERS.name, BASE, AdapterEvent(adapter=BASE, kind=AdapterEventKind.EPOCH, epoch=BaseEpoch(epoch=0, base_uri=base, base_sha256=sha256, live={})))])
-        residency = Residency(project, broker.address, VllmEngine, objects, tokenizer, folder / "fetched", refuse)
+        residency = Residency(project, broker.address, lambda base, _: VllmEngine(base), objects, tokenizer, folder / "fetched", refuse)
         no_router: Any = None
         following = asyncio.create_task(residency.run(stop))
         try:

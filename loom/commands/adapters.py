@@ -23,7 +23,7 @@ VERSION = re.compile(r"([a-z][a-z0-9-]*)(?:@([0-9]{1,9}))?")
 def adapters(context: typer.Context, as_json: AsJson = False, project: Project = None, data: Data = None, database: Database = None) -> None:
     """Show, promote, roll back and compare adapter versions.
 
-    Without a command it lists them: which one is live, and the gate's words.
+    Without a command it lists them: which one is live, which one is tried beside it and on how many conversations, and the gate's words.
 
     Example: loom adapters --json
     """
@@ -31,9 +31,10 @@ def adapters(context: typer.Context, as_json: AsJson = False, project: Project =
         return
     sql = (
         "SELECT v.adapter, v.version, v.engine_name, coalesce(a.live_version = v.version, v.adapter = 'base' AND v.version = (SELECT max(epoch) FROM base_epochs), false) AS live, "
+        "CASE WHEN a.candidate = v.version THEN (CASE WHEN a.shadow THEN 'shadows ' ELSE 'answers ' END) || round(a.share * 100) || ' %' END AS candidate, "
         "v.base_epoch, v.sha256, v.metrics, v.verdict, v.tainted, v.refused FROM adapter_versions v LEFT JOIN adapter_aliases a USING (adapter) ORDER BY 1, 2"
     )
-    print_rows(sql, ["adapter", "version", "engine_name", "live", "base_epoch", "verdict", "tainted", "refused"], as_json, project, data, database)
+    print_rows(sql, ["adapter", "version", "engine_name", "live", "candidate", "base_epoch", "verdict", "tainted", "refused"], as_json, project, data, database)
 
 
 def show(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
@@ -49,7 +50,7 @@ def show(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], as_
     fleet = fleet_of(connected_settings(project=project, data=data, broker=broker))
     found = version_in(fleet, name, number)
     state = fleet.states[name]
-    row = asdict(found) | {"live": state.live == number, "refused": state.refused.get(number), "tainted": state.tainted.get(number), "run": next((run.status for run in state.runs.values() if run.run_id == found.run_id), None)}
+    row = asdict(found) | {"live": state.live == number, "candidate": state.candidate == number, "refused": state.refused.get(number), "tainted": state.tainted.get(number), "run": next((run.status for run in state.runs.values() if run.run_id == found.run_id), None)}
     if as_json:
         typer.echo(json.dumps(row))
         return
@@ -65,6 +66,8 @@ def show(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], as_
 def promote(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], reason: Reason = None, as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
     """Make a version live that passed its gate.
 
+    A candidate too, before its trial has ended.
+
     Example: loom adapters promote tool@7
     """
     from runtime.errors import SettingsError
@@ -78,7 +81,7 @@ def promote(version: Annotated[str, typer.Argument(metavar="ADAPTER@VERSION")], 
 def rollback(version: Annotated[str, typer.Argument(metavar="ADAPTER[@VERSION]")], reason: Reason = None, as_json: AsJson = False, project: Project = None, data: Data = None, broker: Broker = None) -> None:
     """Go back to the version that was live before.
 
-    Or to an earlier one that was. What is rolled back does not become live again by itself; a newer version that passes its gate does.
+    Or to an earlier one that was. While a candidate is tried, it ends that. What is rolled back does not become live again by itself; a newer version that passes its gate does.
 
     Example: loom adapters rollback tool --reason "it resets passwords of others"
     """

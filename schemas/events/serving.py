@@ -54,6 +54,7 @@ class Result:
     route_score: float | None = None
     route_margin: float | None = None
     route_nearest: str | None = None
+    instead_of: str | None = None
 
 
 class CompletionStatus(StrEnum):

@@ -107,6 +107,7 @@ class AdapterAlias:
     live_version: int
     canary_version: int | None = None
     canary_share: float = 0.0
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,10 @@ def records(prefix: str) -> list[Outgoing]:
         version=1, engine_name="tool@1-aa", base_epoch=0, artifact_uri="file:///a", files=(), run_id="r0", recipe_hash="", manifest_sha256="", rank=16, metrics={"a": 0.5}, verdict="good",
     )  # fmt: skip
     event = AdapterEvent(adapter="tool", kind=AdapterEventKind.VERSION, version=version, alias=None, epoch=None, reason=None)
-    aliases = [replace(event, kind=AdapterEventKind.ALIAS, version=None, alias=AdapterAlias(live_version=n), sequence=n + 1) for n in (1, 2)]
+    aliases = [
+        replace(event, kind=AdapterEventKind.ALIAS, version=None, alias=AdapterAlias(live_version=1, canary_version=2), sequence=2),
+        replace(event, kind=AdapterEventKind.ALIAS, version=None, alias=AdapterAlias(live_version=2, canary_version=3, canary_share=0.25, shadow=True), sequence=3),
+    ]
     epoch = replace(event, adapter="base", kind=AdapterEventKind.EPOCH, version=None, epoch=BaseEpoch(epoch=0, base_uri="u", base_sha256="s", live={}), sequence=1)
     result = Result(result_id="x", request_id="q", task="tool", adapter="tool", version=1, intent_index=0, intent_count=1, text="hi", output="null", status=ResultStatus.OK)
     letter = letter_of("chunk", Record("revisions", 0, 7, b"k", b"v", ()), ValueError("no"))
@@ -105,7 +108,7 @@ async def test_a_lost_database_comes_back_from_the_topics_and_a_record_read_twic
     assert [r[-4:] for r in kept[0]["runs"]] == [(4096.5, None, 1 << 31, "examples")]  # nothing is left of a run that has ended
     assert [r[:4] for r in kept[0]["run_steps"]] == [("r1", 3, 1.5, 4096.5)]
     assert [(r[1], *r[-2:]) for r in kept[0]["adapter_versions"]] == [(1, "learned from what was forgotten", None), (2, None, "it answers as the base does")]
-    assert [r[:2] for r in kept[0]["adapter_aliases"]] == [("tool", 2)]
+    assert [tuple(r) for r in kept[0]["adapter_aliases"]] == [("tool", 2, 3, 3, 0.25, True)]
     assert {table: len(rows) for table, rows in kept[0].items() if table != "projection_offsets"} == dict.fromkeys(TABLES[:-1], 1) | {"adapter_versions": 2, "record_places": 2}
 
 

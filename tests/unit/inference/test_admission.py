@@ -196,7 +196,7 @@ def test_what_can_be_seen_never_touches_the_engine(tmp_path: Path, kind: str) ->
     save_file({weight: np.ones(shape, np.float32) for weight, shape in SHAPES.items()}, base / "model.safetensors")
 
     async def load() -> None:
-        residency = Residency(Project(), "nowhere:1", lambda _: Untouched(), Objects(store.as_uri()), None, tmp_path / "fetched", refuse=None)  # type: ignore[arg-type]
+        residency = Residency(Project(), "nowhere:1", lambda *_: Untouched(), Objects(store.as_uri()), None, tmp_path / "fetched", refuse=None)  # type: ignore[arg-type]
         serving = _Serving(Untouched(), str(base), BaseEpoch(epoch=0, base_uri="", base_sha256=sha256, live={}))
         try:
             await residency._load(serving, replace(version, artifact_uri=f"{store.as_uri()}/{name}"))

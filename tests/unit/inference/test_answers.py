@@ -36,7 +36,7 @@ class Says:
     def __init__(self, texts: dict[str, str | Exception]) -> None:
         self._texts = texts
 
-    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None) -> Generation:
+    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None, priority: int = 0) -> Generation:
         said = self._texts[(adapter or "base").partition("@")[0]]
         if isinstance(said, Exception):
             raise said
@@ -50,7 +50,7 @@ class Leases:
         self._engine, self._live = engine, live
 
     @asynccontextmanager
-    async def lease(self, adapter: str, version: int | None = None) -> AsyncIterator[Lease]:
+    async def lease(self, adapter: str, version: int | str | None = None, conversation: str | None = None) -> AsyncIterator[Lease]:
         held = self._live.get(adapter)
         yield Lease(self._engine, held if held and version in (None, held.version) else None)  # type: ignore[arg-type]
 
@@ -78,7 +78,7 @@ class Slow(Says):
         super().__init__(texts)
         self.left: list[str | None] = []
 
-    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None) -> Generation:
+    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None, priority: int = 0) -> Generation:
         try:
             if (adapter or "").startswith("tool"):
                 await asyncio.Event().wait()

@@ -66,3 +66,14 @@ def test_nothing_is_kept_of_those_that_have_gone(steps: list[tuple[bool, str, in
     for tag in open_:
         order.leave(tag)
     assert (order._after, order._least, +order._open) == ({}, [], {})
+
+
+def test_higher_priority_has_its_turn_before_a_flood_of_its_own_adapter_and_starves_nobody() -> None:
+    order = FairOrder()
+    waiting = [(order.enter("tool", COST), "flood") for _ in range(50)]
+    served(order, waiting)
+    waiting += [(order.enter("tool", COST, priority=1), "urgent") for _ in range(50)]
+    first = [served(order, waiting) for _ in range(30)]
+    assert 18 <= first.count("urgent") <= 22, "twice as often"
+    waiting.append((order.enter("tool", COST, priority=-3), "idle"))
+    assert "idle" in [served(order, waiting) for _ in range(3)], "the first of a class waits for nobody"

@@ -43,7 +43,7 @@ class Engine:
         self.left = 0
         self.fails = self.hangs = False
 
-    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None) -> Generation:
+    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None, priority: int = 0) -> Generation:
         if self.fails:
             raise Transient("the engine is not running")
         self.prompts.append(TOKENIZER.decode(list(prompt)))
@@ -77,7 +77,7 @@ class Live:
         return self._live
 
     @asynccontextmanager
-    async def lease(self, adapter: str, version: int | None = None) -> AsyncIterator[Lease]:
+    async def lease(self, adapter: str, version: int | str | None = None, conversation: str | None = None) -> AsyncIterator[Lease]:
         held = self._live.get(adapter)
         yield Lease(self._engine, held if held and version in (None, 7) else None)  # type: ignore[arg-type]
 
@@ -279,3 +279,12 @@ async def test_a_failing_engine_is_a_503(stream: bool) -> None:
             await at.complete("chat", stream=stream)
         assert (raised.value.status_code, raised.value.response.headers["Retry-After"]) == (503, "1")
         assert at.notes.requests == []
+
+
+@pytest.mark.asyncio
+async def test_the_user_is_the_conversation_and_the_tier_its_priority() -> None:
+    async with system() as served:
+        for tier in ("flex", "default", "priority"):
+            await served.complete("classifier", user="mia", service_tier=tier)
+        asked = [request for request, _ in served.notes.requests]
+    assert [(request.conversation_id, request.priority) for request in asked] == [("mia", -2), ("mia", 0), ("mia", 2)]
