@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from runtime.errors import InvalidInput, Transient
 from runtime.ids import canonical_json, digest
 from runtime.metrics import ANSWER_TOKENS, ANSWERS, COMPLETED, FALLBACKS, ROUTES
 from runtime.project import Adapter, Project
+from runtime.pulse import PulseWriter
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import prompt_ids
 from runtime.tasks.samples import TaskSpec, answer, ask, task_input
@@ -135,8 +137,8 @@ def once(results: Sequence[tuple[str, Result]]) -> list[tuple[str, Result]]:
 class Service:
     """Answers requests. Holds no state of its own."""
 
-    def __init__(self, project: Project, router: Router, residency: Residency, tokenizer: Any, shortlist: Shortlist, shadows: Shadows | None = None) -> None:
-        self._project, self._router, self._residency, self._tokenizer, self._shortlist, self._shadows = project, router, residency, tokenizer, shortlist, shadows
+    def __init__(self, project: Project, router: Router, residency: Residency, tokenizer: Any, shortlist: Shortlist, shadows: Shadows | None = None, pulse: PulseWriter | None = None) -> None:
+        self._project, self._router, self._residency, self._tokenizer, self._shortlist, self._shadows, self._pulse = project, router, residency, tokenizer, shortlist, shadows, pulse
         self._breakers: LRUCache[str, Breaker] = _Breakers(VERSIONS_WATCHED)
 
     async def answer(self, request: Request, now_ms: int, offer: Offer = DECLARED, hear: Hear | None = None) -> Answer:
@@ -145,7 +147,8 @@ class Service:
         Raises:
             Transient: the engine fails, or the router can't be asked; nothing was answered.
         """
-        answered = await self._answer(request, now_ms, offer, hear)
+        with self._pulse.answering() if self._pulse else nullcontext():
+            answered = await self._answer(request, now_ms, offer, hear)
         COMPLETED.labels(answered.completed.status).inc()
         return answered
 

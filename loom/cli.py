@@ -29,7 +29,7 @@ for command in (
 app.add_typer(_group(alone=adapters.adapters, show=adapters.show, promote=adapters.promote, rollback=adapters.rollback, retire=adapters.retire, diff=adapters.diff, push=adapters.push), name="adapters")
 app.add_typer(_group(alone=routes.routes, fit=routes.fit, explain=routes.explain), name="routes")
 app.add_typer(_group(alone=runs.runs, start=runs.start, cancel=runs.cancel, watch=runs.watch), name="runs")
-app.add_typer(_group("Benchmarks.", quality=bench.quality, router=bench.router, dedup=bench.dedup, parse=bench.parse, streams=bench.streams, train=bench.train, pipeline=bench.pipeline, inference=bench.inference, swap=bench.swap), name="bench")
+app.add_typer(_group("Benchmarks.", quality=bench.quality, router=bench.router, dedup=bench.dedup, parse=bench.parse, streams=bench.streams, train=bench.train, pipeline=bench.pipeline, inference=bench.inference, swap=bench.swap, share=bench.share), name="bench")
 app.add_typer(_group("The topic catalogue.", apply=declared.apply), name="topics")
 app.add_typer(_group("Records that could not be processed.", list=dlq.list_, show=dlq.show), name="dlq")
 

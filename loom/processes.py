@@ -15,10 +15,11 @@ from runtime.collector import collect_less
 from runtime.database import connect, migrate
 from runtime.errors import Fenced, SettingsError
 from runtime.in_flight import CONCURRENT
+from runtime.machine import yield_processor
 from runtime.metrics import serve_metrics
 from runtime.objects import Objects
 from runtime.places import read_at
-from runtime.project import Project, TeacherLimits, load_project
+from runtime.project import Gpu, Project, TeacherLimits, load_project
 from runtime.sealing import PostgresKeys
 from runtime.settings import Settings
 from runtime.stage import Stage
@@ -28,6 +29,7 @@ from schemas.topics import CHUNKS, DOCUMENTS, EXAMPLES, FEEDBACK, LABELS, REVISI
 
 if TYPE_CHECKING:
     from inference.engines import Engine
+    from runtime.pulse import PulseWriter
     from streams.teacher.teachers import Teacher
     from trainers.conditions import LlmJudge
 
@@ -37,6 +39,8 @@ DRAIN_SECONDS = 10
 """What is asked over HTTP may go on so long after SIGTERM; what comes over Kafka is read again."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep an idle connection (httpx: 5 s, urllib3 and browsers: up to 60), so that none is closed as it is used."""
+PULSES = "serving"
+"""Where in LOOM_DATA serving says how hard it works."""
 Worker = Callable[[Settings, asyncio.Event], Awaitable[None]]
 STREAM_TOPICS = {"chunk": (DOCUMENTS, REVISIONS), "synth": (CHUNKS,), "format": (LABELS, EXAMPLES, FEEDBACK)}
 """What the stream workers read."""
@@ -151,10 +155,12 @@ async def trainer(settings: Settings, stop: asyncio.Event) -> None:
     codec, scratch, trackers = codec_of(settings, project), settings.data / "runs", settings.trackers
     if missing := missing_trackers(trackers):
         raise SettingsError(f"LOOM_REPORT_TO: {', '.join(missing)} is not installed, or not known to transformers: install its package where the trainer runs")
+    if project.gpu.share != "separate":
+        yield_processor()
     conditions = Conditions(processes=settings.run_processes, sharded=settings.run_sharded, report_to=trackers, backend=settings.run_backend, axolotl=settings.axolotl, judge=judge_of(settings, project))
     check_backend(conditions)
     check_sharded(conditions)
-    await Trainer(project, broker_of(settings), database_of(settings), settings.objects_url, scratch, settings.prefix, codec, settings.registry, runs_at_once(settings.runs_at_once), conditions, settings.keys, settings.trainer_idle_seconds).run(stop)
+    await Trainer(project, broker_of(settings), database_of(settings), settings.objects_url, scratch, settings.prefix, codec, settings.registry, runs_at_once(settings.runs_at_once), conditions, settings.keys, settings.trainer_idle_seconds, settings.data / PULSES).run(stop)
 
 
 def judge_of(settings: Settings, project: Project) -> LlmJudge | None:
@@ -216,15 +222,16 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
         event = AdapterEvent(adapter=adapter, kind=AdapterEventKind.REFUSAL, version=version, alias=None, epoch=None, reason=reason)
         await writer.write([Entry(ADAPTERS.name, adapter, event, digest("refusal", version.engine_name))])
 
-    residency = Residency(project, broker, partial(_engine, settings, tokenizer), Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix, codec, settings.keys)
+    residency = Residency(project, broker, partial(_engine, settings, project.gpu, tokenizer), Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix, codec, settings.keys)
     following = asyncio.create_task(residency.run(stop))
     router = LiveRouter(settings.project, project)
     await router.load()
+    pulse = _pulse(settings) if project.gpu.share != "separate" else None
     shadows = Shadows(partial(producer, broker), codec, settings.prefix)
-    service = Service(project, router, residency, tokenizer, Shortlist((await asyncio.to_thread(minilm)).encode), shadows)
+    service = Service(project, router, residency, tokenizer, Shortlist((await asyncio.to_thread(minilm)).encode), shadows, pulse)
     shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds, project.inference.delivery)
     server = WorkerServer(uvicorn.Config(build_api(project, service, residency, Recorder(writer), keys=settings.api_keys), host=settings.http_host, port=settings.http_port, log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=DRAIN_SECONDS))
-    tasks = [following, asyncio.create_task(router.run(stop)), asyncio.create_task(server.serve()), asyncio.create_task(shell.run(stop))]
+    tasks = [following, asyncio.create_task(router.run(stop)), asyncio.create_task(server.serve()), asyncio.create_task(shell.run(stop)), *([asyncio.create_task(pulse.run(stop))] if pulse else [])]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # none ends by itself but by an error
     finally:
@@ -238,7 +245,7 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
             raise error
 
 
-def _engine(settings: Settings, tokenizer: Any, folder: str, base: str) -> Engine:
+def _engine(settings: Settings, gpu: Gpu, tokenizer: Any, folder: str, base: str) -> Engine:
     """What answers: vLLM in this process' charge, or the servers that are named."""
     from inference.engines.lorax import LoraxServer
     from inference.engines.remote import RemoteEngine, Server
@@ -246,7 +253,7 @@ def _engine(settings: Settings, tokenizer: Any, folder: str, base: str) -> Engin
     from inference.engines.vllm_server import VllmServer
 
     if not settings.engine_urls:
-        return VllmEngine(folder)
+        return VllmEngine(folder, gpu_memory=None if gpu.share == "separate" else gpu.serving)
 
     def server(url: str) -> Server:
         if settings.engines_api == "lorax":
@@ -254,6 +261,13 @@ def _engine(settings: Settings, tokenizer: Any, folder: str, base: str) -> Engin
         return VllmServer(url, base, settings.engines_folder, settings.engines_secret)
 
     return RemoteEngine([server(url) for url in settings.engine_urls], base, settings.engines_window)
+
+
+def _pulse(settings: Settings) -> PulseWriter:
+    """Where this inference worker says how hard it works."""
+    from runtime.pulse import PulseWriter
+
+    return PulseWriter(settings.data / PULSES / f"{settings.http_host}.{settings.http_port}.json")
 
 
 async def engine(settings: Settings, stop: asyncio.Event) -> None:
@@ -275,6 +289,10 @@ async def engine(settings: Settings, stop: asyncio.Event) -> None:
 WORKERS: dict[str, Worker] = {
     "chunk": chunk, "synth": synth, "format": format_, "coordinator": coordinator, "trainer": trainer, "projection": projection, "inference": inference, "engine": engine,
 }  # fmt: skip
+
+
+ON_ONE_MACHINE = tuple(name for name in WORKERS if name != "engine")
+"""Those of a whole system, whose inference worker has its engine in its own charge."""
 
 
 async def run_worker(name: str, settings: Settings) -> int:

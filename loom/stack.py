@@ -19,7 +19,7 @@ import structlog
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from loom.embedded.postgres import EmbeddedPostgres
 from loom.offsets import check_groups
-from loom.processes import WORKERS
+from loom.processes import ON_ONE_MACHINE
 from runtime.database import migrate
 from runtime.errors import LoomError, SettingsError
 from runtime.kafka import apply_topics
@@ -97,7 +97,7 @@ class Stack:
     """Started in order: broker, database, tables, topics, workers; stopped in reverse."""
 
     settings: Settings
-    workers: tuple[str, ...] = tuple(name for name in WORKERS if name != "engine")
+    workers: tuple[str, ...] = ON_ONE_MACHINE
     supervised: dict[str, Supervised] = field(default_factory=dict)
     _kafka: EmbeddedKafka | None = None
     _postgres: EmbeddedPostgres | None = None

@@ -244,6 +244,18 @@ class TeacherLimits(_Table):
         return self
 
 
+class Gpu(_Table):
+    """How training and serving share a GPU, or a machine without one: those of one LOOM_DATA folder do."""
+
+    share: Literal["separate", "split", "sleep"] = Field(
+        default="separate",
+        description="separate: they don't; split: each has its part of a GPU's memory, training has what serving leaves of the processor, and stops while answers are slower than `max_p99_ms`; sleep: training stops whenever somebody asks, until nobody has for `quiet_seconds`.",
+    )
+    serving: float = Field(default=0.5, gt=0, lt=0.95, description="Share of the GPU's memory that serving takes; training has the rest, but for a twentieth.")
+    max_p99_ms: int = Field(default=2000, ge=1, description="The 99th percentile of answers' times in ten seconds beyond which trainings stop.")
+    quiet_seconds: float = Field(default=2.0, gt=0)
+
+
 class Evaluation(_Table):
     """Sets that models are judged by; nothing near them is trained on."""
 
@@ -260,6 +272,7 @@ class Project(_Table):
     router: Router = Router()
     kafka: Kafka = Kafka()
     inference: Inference = Inference()
+    gpu: Gpu = Gpu()
     teacher: TeacherLimits = TeacherLimits()
     evaluation: Evaluation = Evaluation()
     adapters: dict[Name, Adapter] = Field(default_factory=dict)
@@ -304,7 +317,7 @@ def load_project(path: Path) -> Project:
         raise SettingsError("\n".join(f"{path}: {_fault(e)}" for e in error.errors())) from error
 
 
-_FIELDS = {name for table in (Project, Base, Documents, Router, Kafka, Inference, TeacherLimits, Evaluation, Cpt, Recipe, Dpo, Gate, Canary, ToolDeclaration, Adapter) for name in table.model_fields}
+_FIELDS = {name for table in (Project, Base, Documents, Router, Kafka, Inference, Gpu, TeacherLimits, Evaluation, Cpt, Recipe, Dpo, Gate, Canary, ToolDeclaration, Adapter) for name in table.model_fields}
 
 
 def _fault(error: Any) -> str:

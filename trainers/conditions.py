@@ -40,6 +40,7 @@ class Conditions:
     processes: int = 1
     sharded: bool = False
     threads: int | None = None
+    gpu_memory: float | None = None
     backend: str = "trl"
     axolotl: str = "axolotl"
     checkpoint_seconds: float = 30.0

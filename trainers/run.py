@@ -196,8 +196,8 @@ async def _publish(spec: RunSpec, made: Made, base: str, rows: list[Row], folder
     return Outcome(f"{spec.name}@{spec.version}-{weights[:8]}", f"{objects.url}/{prefix}", files, files[-1].sha256, made.metrics, made.verdict)
 
 
-def _end_with_worker() -> None:
-    """A worker that is killed can't end its run, and the next one begins it anew; a run that waits for a broker would wait for ever."""
+def end_with_parent() -> None:
+    """Ends this process with the one that started it: a worker that is killed can't end its run, and the next one begins it anew; a run that waits for a broker would wait for ever."""
     worker = multiprocessing.parent_process()
     if worker is not None:
         worker.join()
@@ -206,11 +206,13 @@ def _end_with_worker() -> None:
 
 def child(spec: RunSpec, connection: Any) -> None:
     """The process: sends moments, then one Outcome, or OutOfMemory, or the text of another error. It ends with its worker."""
-    threading.Thread(target=_end_with_worker, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if spec.conditions.threads:
         import torch
 
         torch.set_num_threads(spec.conditions.threads)
+        if spec.conditions.gpu_memory and torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(spec.conditions.gpu_memory)
     try:
         connection.send(execute(spec, connection.send))
     except Exception as error:

@@ -25,6 +25,7 @@ from runtime.kafka import Record
 from runtime.machine import cores, has_nvidia
 from runtime.objects import Objects
 from runtime.project import Project
+from runtime.pulse import read_pulses
 from runtime.signing import NO_KEYS, Keys
 from schemas.codec import Codec
 from schemas.events import AdapterEvent, AdapterEventKind, AdapterVersion, RunStatus, RunTrigger, TrainingRun
@@ -32,6 +33,7 @@ from schemas.topics import ADAPTERS, BASE, TRAINING_RUNS
 from trainers.conditions import ALONE, Conditions
 from trainers.fleet import OPEN
 from trainers.memory import kernel_kills, was_ended_for_memory
+from trainers.pacing import Pacer, pause, resume
 from trainers.progress import Moment
 from trainers.run import VERSIONS, Outcome, OutOfMemory, RunSpec, child
 
@@ -52,15 +54,17 @@ def runs_at_once(wanted: int | None) -> int:
     return wanted or (1 if has_nvidia() else min(2, cores()))
 
 
+PACE_SECONDS = 0.1
 PRELOAD = ["trainers.fork", "trainers.run", "trl", "peft", "datasets", "sklearn.metrics", "xgrammar"]
 """What a run's process has imported before it is one."""
 
 
 class Trainer:
-    """Runs until `stop` is set, or until it had nothing to do for `idle_seconds`; at most `at_once` training runs at a time, one an adapter."""
+    """Runs until `stop` is set, or until it had nothing to do for `idle_seconds`; at most `at_once` training runs at a time, one an adapter. They stop while serving, whose `pulses` lie in that folder, needs
+    the machine that it shares with them."""
 
-    def __init__(self, project: Project, broker: str, database: str, objects: str, scratch: Path, prefix: str = "", codec: Codec | None = None, registry: str | None = None, at_once: int = 1, conditions: Conditions = ALONE, keys: Keys = NO_KEYS, idle_seconds: float | None = None) -> None:
-        self._project, self._broker, self._database, self._objects, self._scratch, self._prefix, self._at_once, self._conditions, self._keys, self._idle_seconds = project, broker, database, objects, scratch, prefix, at_once, conditions, keys, idle_seconds
+    def __init__(self, project: Project, broker: str, database: str, objects: str, scratch: Path, prefix: str = "", codec: Codec | None = None, registry: str | None = None, at_once: int = 1, conditions: Conditions = ALONE, keys: Keys = NO_KEYS, idle_seconds: float | None = None, pulses: Path | None = None) -> None:
+        self._project, self._broker, self._database, self._objects, self._scratch, self._prefix, self._at_once, self._conditions, self._keys, self._idle_seconds, self._pulses = project, broker, database, objects, scratch, prefix, at_once, conditions, keys, idle_seconds, pulses
         self._codec, self._registry = codec or Codec(), registry
         self._follower = Follower(broker, [prefix + TRAINING_RUNS.name, prefix + ADAPTERS.name])
         self._writer = EventWriter(broker, STAGE, STAGE, self._codec, prefix)
@@ -72,6 +76,8 @@ class Trainer:
         self._deleted: set[tuple[str, int]] = set()
         self._cleaned: set[str] = set()
         self._ending = asyncio.Event()
+        self._pacer, self._pids = Pacer(project.gpu), dict[int, TrainingRun]()
+        self._waits: str | None = None
         # a fork server imports torch and TRL once, and each run starts from there in a moment
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(PRELOAD)
@@ -81,6 +87,7 @@ class Trainer:
         await self._writer.start()
         await self._follower.start()
         works: dict[str, asyncio.Task[None]] = {}
+        pacing = asyncio.create_task(self._pace()) if self._pulses and self._project.gpu.share != "separate" else None
         busy = time.monotonic()
         try:
             while not stop.is_set():
@@ -98,11 +105,28 @@ class Trainer:
                     break
         finally:
             self._ending.set()
+            if pacing is not None:
+                await pacing
             await asyncio.gather(*works.values(), return_exceptions=True)
             await self._follower.stop()
             await self._writer.stop()
         for work in works.values():
             await work
+
+    async def _pace(self) -> None:
+        """Stops the runs' processes while serving needs the machine."""
+        while not self._ending.is_set():
+            waits = self._pacer.stop(read_pulses(self._pulses, time.time()), time.time()) if self._pulses else None
+            changed, self._waits = (waits is None) != (self._waits is None), waits
+            for pid in self._pids if waits or changed else ():  # those that began meanwhile stop too
+                (pause if waits else resume)(pid)
+            if changed:
+                log.info("runs.wait" if waits else "runs.go_on", reason=waits)
+                for run in list(self._pids.values()):
+                    await self._say(replace(run, status=RunStatus.PROGRESS, ranges=(), reason=f"waits: {waits}" if waits else "goes on"))
+            await asyncio.sleep(PACE_SECONDS)
+        for pid in self._pids:
+            resume(pid)  # what is stopped would not hear that it is to end
 
     def _has_room_beside(self, works: Collection[str]) -> bool:
         """Whether one more run may start beside those of `works`."""
@@ -164,7 +188,7 @@ class Trainer:
         return RunSpec(
             run.run_id, run.adapter, run.version or 1, run.base_epoch, base, recipe, run.ranges, live, self._broker, self._database, self._objects, self._scratch, self._registry,
             best=best, first=published[0] if published else None, floor_only=run.trigger in (RunTrigger.EPOCH, RunTrigger.FORGET), amends=run.trigger is RunTrigger.FEEDBACK and live is not None,
-            conditions=replace(self._conditions, threads=max(1, cores() // self._at_once), name=f"{run.adapter}@{run.version or 1}"), keys=self._keys,
+            conditions=replace(self._conditions, threads=max(1, cores() // self._at_once), gpu_memory=None if self._project.gpu.share == "separate" else 0.95 - self._project.gpu.serving, name=f"{run.adapter}@{run.version or 1}"), keys=self._keys,
         )  # fmt: skip
 
     def _published(self, run: TrainingRun) -> list[AdapterVersion]:
@@ -206,6 +230,8 @@ class Trainer:
         process = self._processes.Process(target=child, args=(spec, theirs), name=f"run-{run.run_id[:8]}", daemon=True)
         await asyncio.to_thread(process.start)
         theirs.close()
+        pid = process.pid or 0
+        self._pids[pid] = run
         last: Any = None
         try:
             while not self._given_up(run):
@@ -220,6 +246,8 @@ class Trainer:
                 else:
                     break
         finally:
+            del self._pids[pid]
+            resume(pid)
             if self._given_up(run):
                 process.terminate()
             await asyncio.to_thread(process.join)

@@ -189,6 +189,18 @@ def swap(project: Project = None, quick: Quick = False, json_file: JsonFile = No
     show("swap", asyncio.run(swap_rows(load_project(settings_of(project=project).project).base_folder, quick)), json_file, picture)
 
 
+def share(project: Project = None, quick: Quick = False, json_file: JsonFile = None, picture: Picture = None) -> None:
+    """Answer at a quarter of capacity while a training goes on beside: as it comes, split, and asleep whenever somebody asks.
+
+    Example: loom bench share --project examples/pebblewire/loom.toml --quick
+    """
+    from loom.bench.compare import show
+    from loom.bench.share import share_rows
+    from runtime.project import load_project
+
+    show("share", asyncio.run(share_rows(load_project(settings_of(project=project).project).base_folder, quick)), json_file, picture)
+
+
 def _show_scores(name: str, scores: Sequence[Score], target: Path | None) -> None:
     """Prints scores as a table; writes them to `target` where one is named, side by side as in other benchmarks and each with its interval."""
     from rich.console import Console

@@ -6,17 +6,23 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
+from loom.processes import PULSES
+from runtime.project import Gpu
+from runtime.pulse import PulseWriter
 from tests.support.runs import carry_out, child_with_little_memory
 from tests.support.training import BASE, STEPS, tell
 from trainers import worker
@@ -81,6 +87,27 @@ async def test_its_worker_starts_it_again(kafka: EmbeddedKafka, postgres: Embedd
     assert carried.troubles == ["the process was ended by signal 9"]
     assert carried.steps[-1] == 40
     assert carried.steps.count(10) == 2  # it had no checkpoint yet
+
+
+@pytest.mark.asyncio
+async def test_it_stops_while_somebody_is_answered_and_goes_on_where_it_was(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    states: list[str] = []
+
+    def ask(run: int) -> None:
+        """Serving answers for three seconds."""
+        writer, began = PulseWriter(tmp_path / PULSES / "serving.json"), time.monotonic()
+        with writer.answering():
+            while time.monotonic() - began < 3:
+                writer.write()
+                time.sleep(0.2)
+                states.append(psutil.Process(run).status())
+        writer.write()
+
+    carried = await carry_out(kafka, postgres, tmp_path, lambda run: threading.Thread(target=ask, args=(run,)).start(), Gpu(share="sleep", quiet_seconds=1))
+    assert carried.troubles == ["waits: serving answers", "goes on"]
+    assert states.count(psutil.STATUS_STOPPED) > 10
+    assert carried.steps == sorted(set(carried.steps)), "a step was done twice"
+    assert carried.steps[-1] == 40
 
 
 @pytest.mark.asyncio

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from loom.embedded.kafka import free_port
-from loom.processes import WORKERS
+from loom.processes import ON_ONE_MACHINE
 from runtime.kafka import Outgoing
 from schemas.codec import Codec
 from schemas.events import Chunk, DatasetRecord, DeadLetter, Example, ExampleStatus, Request, RequestCompleted, Result, Revision
@@ -91,10 +91,10 @@ def test_each_worker_dies_and_is_paused_and_every_record_counts_once(tmp_path: P
         for feeder in feeders:
             feeder.start()
         time.sleep(10)
-        for worker in WORKERS:
+        for worker in ON_ONE_MACHINE:
             os.kill(system.worker_pid(worker), signal.SIGKILL)
             time.sleep(4)
-        for worker in WORKERS:
+        for worker in ON_ONE_MACHINE:
             paused = system.worker_pid(worker)
             os.kill(paused, signal.SIGSTOP)
             other = second(system, worker, tmp_path / f"data-{worker}")

@@ -38,7 +38,7 @@ from trainers.base_model import base_sha256
 CODEC = Codec()
 PROJECT = Path(__file__).parents[2] / "examples/pebblewire/loom.toml"
 KEY = "kept-from-others"
-START_SECONDS = 200
+START_SECONDS = 400
 """Of two vLLMs beside other tests."""
 BASE_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
@@ -97,7 +97,7 @@ async def running(url: str) -> float:
 
 
 @pytest.mark.asyncio
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_two_replicas_keep_the_contract_and_lose_no_request_as_they_die_hang_and_change_over(kafka: EmbeddedKafka, tmp_path: Path) -> None:
     prefix = "replicas."
     await apply_topics(kafka.address, load_project(PROJECT).topics.values(), prefix)
@@ -121,14 +121,14 @@ async def test_two_replicas_keep_the_contract_and_lose_no_request_as_they_die_ha
 
 async def no_request_outlives_its_client(engine: RemoteEngine, fleet: Fleet) -> None:
     leaving = [asyncio.create_task(engine.generate(prompt(fleet.base, at), None, 'root ::= "b"{800}', 900)) for at in range(8)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while sum([await running(url) for url in fleet.urls]) < len(leaving):
             await asyncio.sleep(0.05)
     assert all([await running(url) for url in fleet.urls]), "one replica has all requests"
     for task in leaving:
         task.cancel()
     await asyncio.wait(leaving)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while any([await running(url) for url in fleet.urls]):
             await asyncio.sleep(0.05)
 

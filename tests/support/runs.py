@@ -16,13 +16,14 @@ from aiokafka import TopicPartition
 
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
+from loom.processes import PULSES
 from runtime.artifacts import fetch
 from runtime.database import connect
 from runtime.follower import Follower
 from runtime.ids import canonical_json
 from runtime.kafka import Outgoing, apply_topics, consumer
 from runtime.objects import Objects
-from runtime.project import Project, Recipe, load_project
+from runtime.project import Gpu, Project, Recipe, load_project
 from runtime.sealing import PostgresKeys, seal
 from runtime.signing import SIGNATURE
 from schemas.codec import Codec
@@ -91,12 +92,13 @@ class Carried:
         return [moment.reason for moment in self.heard if moment.status is RunStatus.PROGRESS and moment.step is None]
 
 
-async def carry_out(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, folder: Path, trouble: Callable[[int], None] | None = None) -> Carried:
+async def carry_out(kafka: EmbeddedKafka, postgres: EmbeddedPostgres, folder: Path, trouble: Callable[[int], None] | None = None, gpu: Gpu = Gpu()) -> Carried:
     """Requests a run and has it carried out; its process gets into `trouble`, which takes its id, at its first word."""
     prefix = f"test-{uuid.uuid4().hex[:8]}."
     await request_a_run(kafka.address, postgres.url, prefix)
     keys, objects = new_keys(folder), Objects((folder / "objects").as_uri())
-    trainer = Trainer(small_project(steps=40), kafka.address, postgres.url, objects.url, folder / "scratch", prefix, keys=keys, idle_seconds=3)
+    project = small_project(steps=40).model_copy(update={"gpu": gpu})
+    trainer = Trainer(project, kafka.address, postgres.url, objects.url, folder / "scratch", prefix, keys=keys, idle_seconds=3, pulses=folder / PULSES)
     carried = Carried(prefix)
     follower = Follower(kafka.address, [prefix + TRAINING_RUNS.name])
     await follower.start()

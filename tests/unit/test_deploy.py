@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from loom.processes import WORKERS
+from loom.processes import ON_ONE_MACHINE, WORKERS
 from runtime.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def test_the_image_is_clean_to_hadolint() -> None:
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
 def test_each_profile_runs_every_worker_once(profile: str) -> None:
     commands = [service["command"] for service in COMPOSE["services"].values() if profile in service["profiles"] and "command" in service]
-    assert sorted(command[1] for command in commands if command[0] == "worker") == sorted(WORKERS.keys() - {"engine"})
+    assert sorted(command[1] for command in commands if command[0] == "worker") == sorted(ON_ONE_MACHINE)
 
 
 def test_replicas_are_named_as_those_who_ask_them_name_them() -> None:
