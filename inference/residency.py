@@ -282,7 +282,7 @@ class Residency:
         version = self._known.get((adapter, number))
         if version is None or adapter not in self._project.adapters or version.engine_name in self._refused:
             return None
-        if version.engine_name in serving.held(adapter):
+        if version.engine_name in serving.engine.names():  # also one that was on its way out
             return version
         began = time.monotonic()
         try:
@@ -379,6 +379,8 @@ class Residency:
     async def _drain(self, serving: _Serving, version: AdapterVersion) -> None:
         """Unloads a replaced version once nothing in flight names it."""
         await serving.until_free(version.engine_name)
+        if version.engine_name in serving.held(version.engine_name.partition("@")[0]):
+            return  # it was called back meanwhile
         await serving.engine.remove(version.engine_name)
         _forget(version.engine_name)
         log.info("adapter.unloaded", engine_name=version.engine_name)
