@@ -334,10 +334,13 @@ def told_rows(told: Sequence[Told], published_at: dict[int, float]) -> list[Row]
     by_text: dict[str, set[str | None]] = {}
     for one in ordered:
         by_text.setdefault(one.text, set()).add(one.output)
+    taken = [one.ended - one.asked for one in told]
     delays = [first[version] - at for version, at in published_at.items() if version in first]
     return [
         Row.under("from a version's publishing to its first answer, p99", "s", [float(np.quantile(delays, 0.99))], goal=FIRST_ANSWER_SECONDS),
         Row.under("the same, p50", "s", [statistics.median(delays)]),
+        Row.under("what an answer takes at that load, p99", "s", [float(np.quantile(taken, 0.99))]),
+        Row.under("the same of an answer, p50", "s", [statistics.median(taken)]),
         Row.under(f"failed of {len(told):,} answers", "", [len(failed)], goal=0),
         Row.under("stale", "", [stale], goal=0),
         Row.under("mixed", "", [mixed], goal=0),

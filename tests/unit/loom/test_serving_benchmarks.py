@@ -29,6 +29,7 @@ def test_an_old_version_may_end_what_it_began_and_no_more() -> None:
     found = values(SOUND, {2: 1.8})
     assert (found["failed"], found["stale"], found["mixed"]) == (0, 0, 0)
     assert found["from a version's publishing to its first answer, p99"] == pytest.approx(1.2)
+    assert found["what an answer takes at that load, p99"] == pytest.approx(1.97)
     assert found["share of texts of which versions say different things"] == 1.0
 
 
