@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -117,6 +118,7 @@ class RemoteEngine:
         """Returns when a replica serves the base; says what it waits for meanwhile."""
         self._watching = asyncio.create_task(self._watch())
         try:
+            await asyncio.to_thread(import_module, "xgrammar")  # seconds, of torch: not where the first request waits, nor where heartbeats do
             async with self._changed:
                 while not self.healthy:
                     with contextlib.suppress(TimeoutError):
@@ -275,6 +277,9 @@ class RemoteEngine:
             return
         except (Gone, Failing, InvalidInput) as error:
             self._lose(replica, str(error))
+            return
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            self._lose(replica, f"it answers as no server of its kind does: {type(error).__name__}: {error}")
             return
         if base != self._base:
             self._lose(replica, f"it serves {base}, not {self._base}")

@@ -33,6 +33,8 @@ def check(status: int, body: bytes, named: str | None = None) -> None:
     if status < 400:
         return
     said = _reason(body)
+    if status == 404 and b'"detail"' in body and b'"error"' not in body:
+        raise Gone("it knows no such path: is it a vLLM server, and started with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1?")
     if status == 404 and named:
         raise NotLoaded(said)
     if status in (400, 404, 413, 422):

@@ -15,6 +15,7 @@ from inference.engines import Generation, Hear
 from inference.engines.balance import OVERLOAD, choose
 from inference.engines.gate import FairGate
 from inference.engines.remote import Failing, Gone, NotLoaded, RemoteEngine
+from inference.engines.vllm_server import check
 from runtime.errors import InvalidInput, Transient
 
 FOLDER = Path("adapters")
@@ -78,7 +79,7 @@ class Fake:
 @asynccontextmanager
 async def running(*servers: Fake, window: int = 8) -> AsyncIterator[RemoteEngine]:
     engine = RemoteEngine(servers, "base@0-00000000", window)
-    await asyncio.wait_for(engine.start(), 5)
+    await asyncio.wait_for(engine.start(), 60)
     await until(lambda: len(engine.replicas()) == sum(not server.away and server.base == "base@0-00000000" for server in servers))
     try:
         yield engine
@@ -258,7 +259,7 @@ async def test_a_start_waits_for_a_replica_and_can_be_given_up() -> None:
     await asyncio.sleep(0.05)
     assert not starting.done()
     server.away = False
-    await asyncio.wait_for(starting, 5)
+    await asyncio.wait_for(starting, 60)
     await engine.stop()
     assert not engine.healthy
     server.away = True
@@ -276,3 +277,42 @@ async def test_a_grammar_that_is_none_is_told_before_anybody_is_asked() -> None:
         with pytest.raises(InvalidInput, match="refuses"):
             await engine.generate([5], None, 'root ::= "a', 4)
         assert not server.asked
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("fault", [KeyError("data"), ValueError("Expecting value"), TypeError("no list")])
+async def test_what_is_no_server_of_its_kind_is_left_alone_and_looked_at_again(fault: Exception) -> None:
+    first, second = Fake("http://a"), Fake("http://b")
+    looks = second.look
+
+    async def strange() -> tuple[str, frozenset[str]]:
+        raise fault
+
+    second.look = strange  # type: ignore[method-assign]
+    engine = RemoteEngine([first, second], first.base, 8)
+    await asyncio.wait_for(engine.start(), 60)
+    try:
+        assert engine.replicas() == ["http://a"]
+        second.look = looks  # type: ignore[method-assign]
+        await until(lambda: len(engine.replicas()) == 2)
+    finally:
+        await engine.stop()
+
+
+@pytest.mark.parametrize(("status", "body", "named", "kind"), [
+    (200, b"{}", None, None),
+    (400, b'{"error": {"message": "too long"}}', None, InvalidInput),
+    (404, b'{"error": {"message": "no such model"}}', "tool@1-0123abcd", NotLoaded),
+    (404, b'{"error": {"message": "cannot be found"}}', None, InvalidInput),
+    (404, b'{"detail": "Not Found"}', None, Gone),
+    (404, b'{"detail": "Not Found"}', "tool@1-0123abcd", Gone),
+    (401, b'{"error": "Unauthorized"}', None, Failing),
+    (500, b"<html>", None, Failing),
+    (503, b"", None, Failing),
+])  # fmt: skip
+def test_an_answer_that_is_none_is_told_for_what_it_is(status: int, body: bytes, named: str | None, kind: type[Exception] | None) -> None:
+    if kind is None:
+        check(status, body, named)
+        return
+    with pytest.raises(kind):
+        check(status, body, named)
