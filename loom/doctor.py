@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from runtime.errors import SettingsError
+from runtime.errors import InvalidInput, SettingsError
 from runtime.project import Project, load_project
 from runtime.settings import Settings
 
@@ -43,6 +44,7 @@ def checks(settings: Settings) -> list[Check]:
         results += [_routes(project)] if project.router.fitted else []
     except SettingsError as error:
         results.append(Check("project", False, str(error)))
+    results += [asyncio.run(_engine(settings, url)) for url in settings.engine_urls]
     if settings.api_keys:
         results.append(_api_keys(settings.api_keys))
     return results
@@ -56,6 +58,23 @@ def _routes(project: Project) -> Check:
     except SettingsError as error:
         return Check("routes", False, str(error))
     return Check("routes", True, f"fitted: {project.root / str(project.router.fitted)}")
+
+
+async def _engine(settings: Settings, url: str) -> Check:
+    from inference.engines.remote import SILENT_SECONDS, Failing, Gone
+    from loom.processes import engine_server
+
+    server, name = engine_server(settings, url, "", None), f"engine {url}"
+    try:
+        async with asyncio.timeout(SILENT_SECONDS):
+            base, adapters = await server.look()
+    except TimeoutError:
+        return Check(name, False, f"no word for {SILENT_SECONDS:.0f} s")
+    except (Gone, Failing, InvalidInput, ValueError, LookupError) as error:
+        return Check(name, False, f"{error}: is `loom worker engine` up there, and LOOM_ENGINES_KEY its key?")
+    finally:
+        await server.close()
+    return Check(name, True, f"serves {base} with {len(adapters)} adapters")
 
 
 def _api_keys(file: Path) -> Check:

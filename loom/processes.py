@@ -29,6 +29,7 @@ from schemas.topics import CHUNKS, DOCUMENTS, EXAMPLES, FEEDBACK, LABELS, REVISI
 
 if TYPE_CHECKING:
     from inference.engines import Engine
+    from inference.engines.remote import Server
     from runtime.pulse import PulseWriter
     from streams.teacher.teachers import Teacher
     from trainers.conditions import LlmJudge
@@ -247,20 +248,22 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
 
 def _engine(settings: Settings, gpu: Gpu, tokenizer: Any, folder: str, base: str) -> Engine:
     """What answers: vLLM in this process' charge, or the servers that are named."""
-    from inference.engines.lorax import LoraxServer
-    from inference.engines.remote import RemoteEngine, Server
+    from inference.engines.remote import RemoteEngine
     from inference.engines.vllm import VllmEngine
-    from inference.engines.vllm_server import VllmServer
 
     if not settings.engine_urls:
         return VllmEngine(folder, gpu_memory=None if gpu.share == "separate" else gpu.serving)
+    return RemoteEngine([engine_server(settings, url, base, tokenizer) for url in settings.engine_urls], base, settings.engines_window)
 
-    def server(url: str) -> Server:
-        if settings.engines_api == "lorax":
-            return LoraxServer(url, tokenizer, settings.engines_folder, settings.engines_secret)
-        return VllmServer(url, base, settings.engines_folder, settings.engines_secret)
 
-    return RemoteEngine([server(url) for url in settings.engine_urls], base, settings.engines_window)
+def engine_server(settings: Settings, url: str, base: str, tokenizer: Any) -> Server:
+    """One of the servers that are named, which serves `base`."""
+    from inference.engines.lorax import LoraxServer
+    from inference.engines.vllm_server import VllmServer
+
+    if settings.engines_api == "lorax":
+        return LoraxServer(url, tokenizer, settings.engines_folder, settings.engines_secret)
+    return VllmServer(url, base, settings.engines_folder, settings.engines_secret)
 
 
 def _pulse(settings: Settings) -> PulseWriter:
