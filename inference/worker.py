@@ -19,6 +19,7 @@ from runtime.errors import Fenced
 from runtime.ids import digest
 from runtime.in_flight import InFlight
 from runtime.kafka import Outgoing, Record, committed_offsets, consumer, producer
+from runtime.metrics import PAUSED
 from runtime.stage import run_stage
 from runtime.transactions import PartitionTransactions
 from schemas.codec import RECORDS, Codec
@@ -128,6 +129,16 @@ class RequestShell:
             self._client.seek(partition, at.offset if at else first[partition])
         self._work.take_over(committed)
 
+    def _pause(self, full: frozenset[TopicPartition]) -> None:
+        """Reads on but in the partitions `full`, while heartbeats go on."""
+        assert self._client is not None
+        paused, held = self._client.paused(), self._client.assignment()
+        if bool(full) != bool(paused):
+            log.warning("requests.paused" if full else "requests.go_on", partitions=len(full or paused))
+        self._client.pause(*(full - paused) & held)
+        self._client.resume(*(paused - full) & held)
+        PAUSED.set(len(full & held))
+
     async def _consume(self, stop: asyncio.Event) -> None:
         self._fatal = None
         self._client = consumer(self._broker, group=self._group, session_timeout_seconds=self._session)
@@ -138,7 +149,7 @@ class RequestShell:
                 batches = await self._client.getmany(timeout_ms=200, max_records=BATCH)
                 if self._fatal:
                     raise self._fatal
-                await self._work.add(Record(m.topic, m.partition, m.offset, m.key, m.value, tuple(m.headers)) for batch in batches.values() for m in batch)
+                self._pause(self._work.offer(Record(m.topic, m.partition, m.offset, m.key, m.value, tuple(m.headers)) for batch in batches.values() for m in batch))
         finally:
             await self.release()
             await self._client.stop()  # waits for a rebalance under way, which may be starting producers

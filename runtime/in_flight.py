@@ -47,6 +47,7 @@ class InFlight:
         self._epoch = -1
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._later: dict[bytes, deque[Record]] = {}
+        self._offered: dict[TopicPartition, deque[Record]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._commits: set[asyncio.Task[None]] = set()
         """Not cancelled: a transaction ends by its own word."""
@@ -71,7 +72,7 @@ class InFlight:
         """Ends the hold: cancels what is in work. What is being committed is for the transactions to drain."""
         for task in self._tasks:
             task.cancel()
-        self._partitions, self._later = {}, {}
+        self._partitions, self._later, self._offered = {}, {}, {}
         self._records = self._bytes = 0
         self._epoch = -1
         self._room.set()
@@ -88,6 +89,23 @@ class InFlight:
                 return
             if self._partitions[place].window.begin(record.offset):
                 self._begin(record)
+
+    def offer(self, records: Iterable[Record]) -> frozenset[TopicPartition]:
+        """Begins work on those of `records`, and of those offered before, for which there is room; the partitions of which some wait: who reads should read these no further.
+
+        For those who must go on asking the broker, which takes a member that asks for nothing in five minutes for dead. What is not of this hold is dropped: it is read again.
+        """
+        for record in records:
+            if self._delivery.epoch == self._epoch and (place := TopicPartition(record.topic, record.partition)) in self._partitions:
+                self._offered.setdefault(place, deque()).append(record)
+        for place, waiting in list(self._offered.items()):
+            while waiting and self._fits(self._partitions[place], waiting[0]):
+                record = waiting.popleft()
+                if self._partitions[place].window.begin(record.offset):
+                    self._begin(record)
+            if not waiting:
+                del self._offered[place]
+        return frozenset(self._offered)
 
     def _fits(self, partition: _Partition, record: Record) -> bool:
         return not self._records or (self._records < WAITING_RECORDS and self._bytes < WAITING_BYTES and partition.window.fits(record.offset))

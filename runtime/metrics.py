@@ -32,6 +32,7 @@ ANSWERS = Histogram("loom_answer_seconds", "An adapter's answer to one intent, t
 """`status`: as results have it."""
 ANSWER_TOKENS = Counter("loom_answer_tokens", "Tokens that adapters answered.", ("adapter",))
 COMPLETED = Counter("loom_requests_completed", "Requests that had their last word.", ("status",))
+PAUSED = Gauge("loom_requests_paused", "Partitions of requests that are not read on, since more waits than may.")
 FALLBACKS = Counter("loom_fallbacks", "Answers that another one than the adapter's version gave in its place.", ("adapter", "by"))
 """`by`: previous, base; none where they could not either."""
 SHADOWED = Counter("loom_shadows", "Messages that candidates were to answer behind the live version.", ("outcome",))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from inference.worker import AnswerStage, RequestShell
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.errors import InvalidInput
 from runtime.in_flight import WAITING_RECORDS
-from runtime.kafka import Outgoing, apply_topics, committed_offsets, partitions_of
+from runtime.kafka import Outgoing, apply_topics, committed_offsets, consumer, partitions_of
 from runtime.precision import is_bfloat16_faster
 from runtime.project import load_project
 from runtime.tasks.prompt import load_tokenizer
@@ -163,6 +164,52 @@ async def test_a_worker_stops_though_more_requests_wait_for_its_engine_than_it_t
         await asyncio.sleep(0.1)
     stop.set()
     await asyncio.wait_for(running, 10)
+
+
+class Held(Instant):
+    """Answers when it may."""
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+
+    async def answer(self, request: Request, now_ms: int) -> Answer:
+        await self.may.wait()
+        return await super().answer(request, now_ms)
+
+
+@pytest.mark.asyncio
+async def test_while_more_waits_than_may_partitions_pause_and_their_owner_stays_one(kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix, count, service, stop = "pause.", WAITING_RECORDS + 400, Held(), asyncio.Event()
+
+    def impatient(*arguments: Any, **options: Any) -> AIOKafkaConsumer:
+        """A member that is taken for dead when it asks for nothing in three seconds, instead of five minutes."""
+        client = consumer(*arguments, **options)
+        client._max_poll_interval_ms = 3000
+        return client
+
+    monkeypatch.setattr("inference.worker.consumer", impatient)
+    await apply_topics(kafka.address, load_project(PROJECT).topics.values(), prefix)
+    await send(kafka.address, prefix, range(count))
+    shell = RequestShell(f"{prefix}inference", kafka.address, AnswerStage(service, CODEC, prefix), CODEC, prefix, 6)  # type: ignore[arg-type]
+    holds, take_over = list[int](), shell.take_over
+
+    async def counted(assigned: Sequence[TopicPartition]) -> None:
+        holds.append(len(assigned))
+        await take_over(assigned)
+
+    monkeypatch.setattr(shell, "take_over", counted)
+    running = asyncio.create_task(shell.run(stop))
+    async with asyncio.timeout(60):
+        while not (shell._client and shell._client.paused()):
+            await asyncio.sleep(0.1)
+    await asyncio.sleep(6)
+    assert len(holds) == 1, "the member was taken for dead while it waited"
+    service.may.set()
+    words = await until_answered(kafka.address, prefix, count)
+    assert not shell._client.paused()
+    stop.set()
+    await running
+    assert (len(words), max(words.values())) == (count, 1)
 
 
 @pytest.fixture

@@ -135,3 +135,40 @@ async def test_another_partition_is_not_held_up() -> None:
     await flight.add([record(0), *(record(offset, place=OTHER) for offset in range(100))])
     await until(lambda: len(transactions.written) == 100)
     assert transactions.offsets == {OTHER: OffsetAndMetadata(100, "")}
+
+
+@pytest.mark.asyncio
+async def test_what_finds_no_room_waits_in_its_partition_alone_and_begins_when_there_is() -> None:
+    stuck, begun = asyncio.Event(), list[tuple[int, int]]()
+
+    async def handle(of: Record) -> list[Outgoing]:
+        begun.append((of.partition, of.offset))
+        if (of.partition, of.offset) == (0, 0):
+            await stuck.wait()
+        return echoed(of)
+
+    transactions = Committed()
+    flight = of_hold(transactions, handle, (PLACE, OTHER))
+    assert flight.offer([record(0), record(SPAN), record(SPAN + 1), record(0, place=OTHER)]) == {PLACE}
+    assert flight.offer([record(1, place=OTHER), record(0, place=TopicPartition("t", 7))]) == {PLACE}
+    await until(lambda: len(transactions.written) == 2)
+    assert begun == [(0, 0), (1, 0), (1, 1)]
+    stuck.set()
+    await until(lambda: len(transactions.written) == 3)
+    assert flight.offer([]) == frozenset()
+    await until(lambda: len(transactions.written) == 5)
+    assert sorted(begun) == [(0, 0), (0, SPAN), (0, SPAN + 1), (1, 0), (1, 1)]
+
+
+@pytest.mark.asyncio
+async def test_what_waits_is_forgotten_with_its_hold() -> None:
+    async def never(_: Record) -> list[Outgoing]:
+        await asyncio.Event().wait()
+        return []
+
+    flight = of_hold(Committed(), never)
+    assert flight.offer([record(0), record(SPAN)]) == {PLACE}
+    flight.release()
+    assert flight.offer([record(SPAN + 1)]) == frozenset()
+    flight.take_over({PLACE: None})
+    assert flight.offer([]) == frozenset()
