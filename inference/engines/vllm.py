@@ -23,6 +23,7 @@ import psutil
 
 from inference.engines import Generation, Hear
 from inference.engines.fair import FairOrder
+from runtime.artifacts import weight_shapes
 from runtime.errors import InvalidInput, Transient
 from runtime.machine import has_nvidia
 from runtime.precision import is_bfloat16_faster
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
 CPU_CACHE_BYTES = 512 << 20
 MAX_MODEL_LEN = 1024
 """Tokens of a request."""
-MAX_LORAS = 8
-"""Adapters in one batch."""
+MAX_LORAS, MOST_LORAS = 8, 64
+"""Adapters in one batch: of a GPU, and at most on a CPU, where what comes into a slot is copied between two steps of the others, and a slot is memory like any other."""
+SLOTS_BYTES = 256 << 20
+"""What all slots on a CPU may take, but for the first eight."""
 MAX_CPU_LORAS = 256
 """Adapters in memory: what is asked for and not there is read from disk in the middle of a batch, which waits. One of rank 16 on all modules takes 2.5 MB with the base here in float32, 84 MB with one of 8 B in bfloat16."""
 ENDING_SECONDS = 0.2
@@ -46,11 +49,11 @@ what an earlier engine has left, to save milliseconds."""
 
 
 class VllmEngine:
-    """`max_loras` adapters run in one batch; up to `max_cpu_loras` stay loaded. `keep_stats`: vLLM keeps its own metrics, for who reads them. It takes `gpu_memory` of a GPU's memory, nine tenths where it is None."""
+    """`max_loras` adapters run in one batch, as many as `slots` says where it is None; up to `max_cpu_loras` stay loaded. `keep_stats`: vLLM keeps its own metrics, for who reads them. It takes `gpu_memory` of a GPU's memory, nine tenths where it is None."""
 
-    def __init__(self, base: str, max_loras: int = MAX_LORAS, max_cpu_loras: int = MAX_CPU_LORAS, max_rank: int = 16, max_model_len: int = MAX_MODEL_LEN, *, keep_stats: bool = False, gpu_memory: float | None = None) -> None:
+    def __init__(self, base: str, max_loras: int | None = None, max_cpu_loras: int = MAX_CPU_LORAS, max_rank: int = 16, max_model_len: int = MAX_MODEL_LEN, *, keep_stats: bool = False, gpu_memory: float | None = None) -> None:
         self._arguments: dict[str, Any] = {
-            "model": base, "enable_lora": True, "max_loras": max_loras, "max_cpu_loras": max_cpu_loras, "max_lora_rank": max_rank,
+            "model": base, "enable_lora": True, "max_loras": max_loras or slots(base, max_rank), "max_cpu_loras": max_cpu_loras, "max_lora_rank": max_rank,
             "max_model_len": max_model_len, "enforce_eager": True, "disable_log_stats": not keep_stats, "enable_log_requests": False, "scheduling_policy": "priority",
         }  # fmt: skip
         if gpu_memory is not None and has_nvidia():
@@ -208,6 +211,15 @@ class VllmEngine:
         if last is None:
             raise Transient("the engine gave no output")
         return last.outputs[0]
+
+
+def slots(base: str, rank: int) -> int:
+    """How many adapters of the base in folder `base` one batch may have."""
+    shapes = None if has_nvidia() else weight_shapes(Path(base))
+    if shapes is None:
+        return MAX_LORAS
+    numbers = sum(rank * (shape[0] + shape[1]) for name, shape in shapes.items() if len(shape) == 2 and ".layers." in name)
+    return max(MAX_LORAS, min(MOST_LORAS, SLOTS_BYTES // (4 * numbers)))
 
 
 def _preload() -> None:

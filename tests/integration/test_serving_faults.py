@@ -20,7 +20,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from inference.engines.lorax import LoraxServer
 from inference.engines.remote import RemoteEngine
-from inference.engines.vllm import CPU_CACHE_BYTES, VllmEngine
+from inference.engines.vllm import CPU_CACHE_BYTES, VllmEngine, slots
 from inference.service import Answer
 from inference.worker import AnswerStage, RequestShell
 from loom.embedded.kafka import EmbeddedKafka, free_port
@@ -33,7 +33,7 @@ from runtime.tasks.prompt import load_tokenizer
 from runtime.transactions import PartitionTransactions
 from schemas.codec import Codec
 from schemas.events import CompletionStatus, Request, RequestCompleted
-from tests.support.engine_contract import check_engine
+from tests.support.engine_contract import SLOTS, check_engine
 from tests.support.kafka import publish, read_all
 from tests.support.lorax_server import lorax
 from trainers.plan import FULL, HALF, serving, shape_of
@@ -284,7 +284,8 @@ async def test_an_engine_compiles_nothing_leaves_the_cores_alone_between_request
 @pytest.mark.asyncio
 async def test_vllm_keeps_the_contract_of_engines(tmp_path: Path) -> None:
     base = load_project(PROJECT).base_folder
-    engine = VllmEngine(base)
+    assert slots(base, 16) > SLOTS
+    engine = VllmEngine(base, max_loras=SLOTS)
     await engine.start()
     try:
         shape = shape_of(base)
