@@ -87,10 +87,10 @@ class Trainer:
         await self._writer.start()
         await self._follower.start()
         works: dict[str, asyncio.Task[None]] = {}
-        pacing = asyncio.create_task(self._pace()) if self._pulses and self._project.gpu.share != "separate" else None
+        pacing = [asyncio.create_task(self._pace())] if self._pulses and self._project.gpu.share != "separate" else []
         busy = time.monotonic()
         try:
-            while not stop.is_set():
+            while not stop.is_set() and not any(task.done() for task in pacing):
                 await self._follower.deliver(self._apply)  # a run may be cancelled while it is carried out
                 for run_id in [run_id for run_id, work in works.items() if work.done()]:
                     await works.pop(run_id)
@@ -105,12 +105,13 @@ class Trainer:
                     break
         finally:
             self._ending.set()
-            if pacing is not None:
-                await pacing
+            await asyncio.gather(*pacing, return_exceptions=True)
+            for pid in self._pids:
+                resume(pid)  # what is stopped would not hear that it is to end
             await asyncio.gather(*works.values(), return_exceptions=True)
             await self._follower.stop()
             await self._writer.stop()
-        for work in works.values():
+        for work in (*works.values(), *pacing):
             await work
 
     async def _pace(self) -> None:
@@ -125,8 +126,6 @@ class Trainer:
                 for run in list(self._pids.values()):
                     await self._say(replace(run, status=RunStatus.PROGRESS, ranges=(), reason=f"waits: {waits}" if waits else "goes on"))
             await asyncio.sleep(PACE_SECONDS)
-        for pid in self._pids:
-            resume(pid)  # what is stopped would not hear that it is to end
 
     def _has_room_beside(self, works: Collection[str]) -> bool:
         """Whether one more run may start beside those of `works`."""

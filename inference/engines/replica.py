@@ -19,6 +19,7 @@ from inference.engines.remote import Failing, Gone, Server
 from inference.engines.vllm import VllmEngine
 from inference.http_server import WorkerServer
 from runtime.artifacts import base_name, fetch
+from runtime.errors import InvalidInput
 from runtime.follower import Follower
 from runtime.kafka import Record
 from runtime.objects import Objects
@@ -101,7 +102,7 @@ class Replica:
         for server in self._ahead:
             seen = time.monotonic()
             while time.monotonic() - seen < AWAY_SECONDS:
-                with contextlib.suppress(Gone, Failing):
+                with contextlib.suppress(Gone, Failing, InvalidInput, ValueError, LookupError):
                     base, _ = await server.look()
                     seen = time.monotonic()
                     if self._epoch and base == _name(self._epoch):
