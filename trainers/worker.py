@@ -39,6 +39,9 @@ from trainers.run import VERSIONS, Outcome, OutOfMemory, RunSpec, child
 
 log = structlog.get_logger()
 STAGE = "trainer"
+PACE_SECONDS = 0.1
+PRELOAD = ["trainers.fork", "trainers.run", "trl", "peft", "datasets", "sklearn.metrics", "xgrammar"]
+"""What a run's process has imported before it is one."""
 ATTEMPTS = 4
 """A process that is killed is started again and goes on from its last checkpoint, where memory was short with half as many rows at once: so often."""
 ROOM_BYTES = 3 << 30
@@ -52,11 +55,6 @@ def runs_at_once(wanted: int | None) -> int:
     threads, which wait for each other where others use the cores too (docs/benchmarks.md).
     """
     return wanted or (1 if has_nvidia() else min(2, cores()))
-
-
-PACE_SECONDS = 0.1
-PRELOAD = ["trainers.fork", "trainers.run", "trl", "peft", "datasets", "sklearn.metrics", "xgrammar"]
-"""What a run's process has imported before it is one."""
 
 
 class Trainer:

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 
 from inference.engines import Generation, Hear
-from inference.engines.remote import Failing, Gone, NotLoaded
-from inference.engines.vllm_server import LIKELIEST, client
+from inference.engines.remote import Failing, NotLoaded
+from inference.engines.vllm_server import LIKELIEST, client, sent
 from runtime.errors import InvalidInput
 
 REFUSED = frozenset({"validation"})
@@ -108,13 +108,10 @@ class LoraxServer:
 
     @asynccontextmanager
     async def _sent(self, method: str, path: str, body: Mapping[str, Any] | None) -> AsyncIterator[httpx.Response]:
-        try:
-            async with self._client.stream(method, path, json=body) as response:
-                if response.status_code >= 400:
-                    _raise(response.status_code, await response.aread())
-                yield response
-        except (httpx.TransportError, httpx.StreamError) as error:
-            raise Gone(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
+        async with sent(self._client, method, path, body) as response:
+            if response.status_code >= 400:
+                _raise(response.status_code, await response.aread())
+            yield response
 
 
 def _raise(status: int, body: bytes) -> None:

@@ -28,6 +28,16 @@ def client(url: str, key: str | None) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, headers=headers, timeout=httpx.Timeout(None, connect=CONNECT_SECONDS), limits=httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS))
 
 
+@asynccontextmanager
+async def sent(client: httpx.AsyncClient, method: str, path: str, body: Mapping[str, Any] | None = None) -> AsyncIterator[httpx.Response]:
+    """The answer to a request, whose body is still to be read. Raises Gone where there is none, or it ends too early."""
+    try:
+        async with client.stream(method, path, json=body) as response:
+            yield response
+    except (httpx.TransportError, httpx.StreamError) as error:
+        raise Gone(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
+
+
 def check(status: int, body: bytes, named: str | None = None) -> None:
     """Raises what an answer that is no answer stands for; `named` is the adapter that was asked."""
     if status < 400:
@@ -103,7 +113,7 @@ class VllmServer:
 
     async def _choices(self, asked: Mapping[str, Any], adapter: str | None, stream: bool) -> AsyncIterator[dict[str, Any]]:
         """The answer, whole or piece by piece."""
-        async with self._sent("POST", "/v1/completions", {**asked, "stream": stream}) as response:
+        async with sent(self._client, "POST", "/v1/completions", {**asked, "stream": stream}) as response:
             if response.status_code >= 400 or not stream:
                 body = await response.aread()
                 check(response.status_code, body, adapter)
@@ -118,15 +128,7 @@ class VllmServer:
                     yield piece["choices"][0]
 
     async def _json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        async with self._sent(method, path, body) as response:
+        async with sent(self._client, method, path, body) as response:
             content = await response.aread()
             check(response.status_code, content)
             return json.loads(content) if "json" in response.headers.get("content-type", "") else None
-
-    @asynccontextmanager
-    async def _sent(self, method: str, path: str, body: Mapping[str, Any] | None) -> AsyncIterator[httpx.Response]:
-        try:
-            async with self._client.stream(method, path, json=body) as response:
-                yield response
-        except (httpx.TransportError, httpx.StreamError) as error:
-            raise Gone(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
