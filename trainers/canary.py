@@ -42,8 +42,32 @@ class Tally:
 
 
 @dataclass(slots=True)
+class _Asked:
+    """A request: version and number of intents by result, and what users said by feedback id."""
+
+    results: dict[str, tuple[int, int]] = field(default_factory=dict)
+    said: dict[str, Feedback] = field(default_factory=dict)
+
+    def judged(self, topic: str) -> list[tuple[int, float]]:
+        """The versions that were judged, and what they were given: by the result's id, by `topic` where one result of it is there, or as a request's only result."""
+        judged = []
+        for feedback in self.said.values():
+            if feedback.result_id in self.results:
+                versions = [self.results[feedback.result_id][0]]
+            else:
+                versions = [version for version, intents in self.results.values() if feedback.result_id == topic or (feedback.result_id is None and intents == 1)]
+            if len(versions) == 1:
+                given = {FeedbackVerdict.ACCEPTED: 1.0, FeedbackVerdict.CORRECTED: 0.0}.get(feedback.verdict, min(1.0, max(0.0, feedback.rating or 0.0)))
+                judged.append((versions[0], given))
+        return judged
+
+
+@dataclass(slots=True)
 class Trial:
-    """`candidate` beside `live` of `adapter`, whose results go to `topic`; a shadow answers what the live version answers, and is compared."""
+    """`candidate` beside `live` of `adapter`, whose results go to `topic`; a shadow answers what the live version answers, and is compared.
+
+    Results and feedback are seen in any order: they are of several topics, which who starts anew reads one after the other.
+    """
 
     adapter: str
     topic: str
@@ -52,7 +76,7 @@ class Trial:
     tallies: dict[int, Tally] = field(default_factory=dict)
     compared: int = 0
     agreed: int = 0
-    _results: LRUCache[str, dict[str, tuple[int, int]]] = field(default_factory=lambda: LRUCache(REMEMBERED))
+    _asked: LRUCache[str, _Asked] = field(default_factory=lambda: LRUCache(REMEMBERED))
     _outputs: LRUCache[tuple[str, int], tuple[int, str | None]] = field(default_factory=lambda: LRUCache(REMEMBERED))
 
     def __post_init__(self) -> None:
@@ -72,10 +96,12 @@ class Trial:
         """An answer; those of other versions, and those that expired or that nobody was asked for, tell nothing."""
         if result.adapter != self.adapter or result.version not in self.tallies or result.status not in (ResultStatus.OK, ResultStatus.FAILED):
             return
-        known = self._results.setdefault(result.request_id, {})
-        if result.result_id in known:
+        asked = self._asked.setdefault(result.request_id, _Asked())
+        if result.result_id in asked.results:
             return
-        known[result.result_id] = (result.version, result.intent_count)
+        before = asked.judged(self.topic)
+        asked.results[result.result_id] = (result.version, result.intent_count)
+        self._count(before, asked)
         tally = self.tallies[result.version]
         tally.answers += 1
         tally.valid += result.status is ResultStatus.OK
@@ -91,17 +117,18 @@ class Trial:
             self.agreed += other[1] == result.output
 
     def see_feedback(self, feedback: Feedback) -> None:
-        """What a user said of an answer: by the result's id or topic, or of a request's only result."""
-        known = self._results.get(feedback.request_id, {})
-        if feedback.result_id in known:
-            versions = [known[feedback.result_id][0]]
-        else:
-            versions = [version for version, intents in known.values() if feedback.result_id == self.topic or (feedback.result_id is None and intents == 1)]
-        if len(versions) != 1:
-            return
-        tally = self.tallies[versions[0]]
-        tally.judged += 1
-        tally.liked += {FeedbackVerdict.ACCEPTED: 1.0, FeedbackVerdict.CORRECTED: 0.0}.get(feedback.verdict, min(1.0, max(0.0, feedback.rating or 0.0)))
+        """What a user said of an answer; twice the same is once."""
+        asked = self._asked.setdefault(feedback.request_id, _Asked())
+        before = asked.judged(self.topic)
+        asked.said[feedback.feedback_id] = feedback
+        self._count(before, asked)
+
+    def _count(self, before: list[tuple[int, float]], asked: _Asked) -> None:
+        """Takes back what a request had given, and gives what it gives now."""
+        for judged, sign in ((before, -1), (asked.judged(self.topic), 1)):
+            for version, given in judged:
+                self.tallies[version].judged += sign
+                self.tallies[version].liked += sign * given
 
 
 def judge(policy: Canary, trial: Trial, hours: float) -> tuple[Outcome, str]:

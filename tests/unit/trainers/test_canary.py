@@ -114,17 +114,26 @@ def test_a_trial_counts_the_answers_of_its_two_versions_once() -> None:
     assert (made.theirs, made.ours) == (Tally(1, 1), Tally(2, 1))
 
 
-def test_what_users_say_goes_to_the_version_that_answered() -> None:
-    made = Trial("tool", "results.tool-calls", 1, 2)
-    for one in (result(0, 1), result(1, 2), result(2, 2, intents=2)):
-        made.see_result(one)
-    said = [
+ANSWERED = [result(0, 1), result(1, 2), result(2, 2, intents=2)]
+SAID = [
+    Feedback(feedback_id=str(at), request_id=request, result_id=named, verdict=verdict, rating=rating)
+    for at, (request, named, verdict, rating) in enumerate([
         ("r0", None, FeedbackVerdict.ACCEPTED, None), ("r1", None, FeedbackVerdict.CORRECTED, None), ("r1", "results.tool-calls", FeedbackVerdict.RATED, 0.25), ("r1", "1/2", FeedbackVerdict.RATED, 7.0),
         ("r2", None, FeedbackVerdict.ACCEPTED, None),  # of which of the two?
         ("r2", "results.sentiment", FeedbackVerdict.ACCEPTED, None), ("r9", None, FeedbackVerdict.ACCEPTED, None),
-    ]  # fmt: skip
-    for at, (request, named, verdict, rating) in enumerate(said):
-        made.see_feedback(Feedback(feedback_id=str(at), request_id=request, result_id=named, verdict=verdict, rating=rating))
+    ])
+]  # fmt: skip
+
+
+@given(st.permutations([*ANSWERED, *SAID, SAID[0], ANSWERED[1]]))
+def test_what_users_say_goes_to_the_version_that_answered_whatever_is_read_first(order: list[Result | Feedback]) -> None:
+    """A coordinator that starts anew may read all feedback before any answer."""
+    made = Trial("tool", "results.tool-calls", 1, 2)
+    for one in order:
+        if isinstance(one, Result):
+            made.see_result(one)
+        else:
+            made.see_feedback(one)
     assert (made.theirs.judged, made.theirs.liked) == (1, 1.0)
     assert (made.ours.judged, made.ours.liked) == (3, 1.25)
 
