@@ -31,7 +31,8 @@ def declared_routes(adapters: Mapping[str, Adapter]) -> dict[Route, tuple[str, .
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """How well a clause fits a route: `score` is the probability that it is for it, `similarity` the cosine to `nearest`, an utterance of the route."""
+    """How well a clause fits a route: `score` is the probability that it is for it, `similarity` the cosine to `nearest`, an utterance of the route: of their vectors, or of
+    their n-grams where these alone decided."""
 
     score: float
     similarity: float

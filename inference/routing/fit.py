@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from inference.routing.clauses import clauses
 from inference.routing.decision import Route, Thresholds, asks, route_name, route_of
 from inference.routing.heads import head_of
-from inference.routing.scorers import Calibration, Floats, Head, Linear, Nearest, Utterances, declared_utterances, exclusive_evidence
+from inference.routing.scorers import Calibration, Cascade, Floats, Head, Linear, Nearest, Utterances, declared_utterances, exclusive_evidence, gram_evidence
 from runtime.errors import InvalidInput
 
 SHOWN = 32
 """Utterances kept of a route, to show the nearest of."""
 HELD_OUT = 10
 """Every tenth row is held out where no validation rows are given."""
+DIFFERENT = 0.001
+"""Share of the validation rows that n-grams alone may decide otherwise than with the vector."""
 Encode = Callable[[Sequence[str]], Floats]
 
 
@@ -45,6 +47,7 @@ class Report:
     calibration_error: float
     ambiguous: float
     right_if_ambiguous: float | None
+    without_encoder: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """For people and files."""
@@ -63,6 +66,7 @@ class Fitted:
     threshold: float
     split: float
     report: Report
+    cascade: Cascade | None = None
 
     def thresholds(self, margin: float) -> Thresholds:
         """For a decision by them, ambiguous below `margin`."""
@@ -72,7 +76,7 @@ class Fitted:
         """What scores clauses by them."""
         if self.head is None:
             return Nearest(self.utterances, self.calibration)
-        return Linear(self.utterances, self.head, self.calibration, self.exclusive)
+        return Linear(self.utterances, self.head, self.calibration, self.exclusive, self.cascade)
 
 
 def labelled(rows: Sequence[Mapping[str, Any]]) -> list[Labelled]:
@@ -123,12 +127,13 @@ def fit(utterances: Mapping[Route, Sequence[str]], train: Sequence[Labelled], va
         if not exclusive:
             raise InvalidInput("rows of several routes need rows of several routes to learn from: name a file of them with --train")
         evidence = Nearest(shown, Calibration((1.0,), 0.0)).evidence(seen)
-        return _exclusive(shown, None, evidence.max(1)[:, None], evidence, truth, sure, false_rate, margin)
+        return _exclusive(shown, None, evidence.max(1)[:, None], evidence, None, truth, sure, false_rate, margin)
     texts = [row.text for row in train]
     wanted = np.array([[route in row.routes for route in routes] for row in train])
-    head, logits = head_of(texts, encode(texts), wanted, exclusive, [row.text for row in validation], seen, truth)
+    head, logits, by_gram = head_of(texts, encode(texts), wanted, exclusive, [row.text for row in validation], seen, truth)
     if exclusive:
-        fitted = _exclusive(shown, head, *exclusive_evidence(head, logits, seen), truth, sure, false_rate, margin)
+        grams = _Grams(gram_evidence(by_gram), _Best.of(by_gram[:, :-1], truth, shown), np.array([len(clauses(row.text)) == 1 for row in validation]))
+        fitted = _exclusive(shown, head, *exclusive_evidence(head, logits, seen), grams, truth, sure, false_rate, margin)
         return replace(fitted, split=_split(fitted, [row.text for row in validation if row.routes], encode, false_rate))
     return _several(shown, head, logits, truth, sure, margin)
 
@@ -168,28 +173,80 @@ def _threshold(confidence: NDArray[np.float64], inside: NDArray[np.bool_], false
     return float(np.quantile(confidence[inside], false_rate, method="lower")) if inside.any() else 0.5
 
 
-def _exclusive(shown: Utterances, head: Head | None, evidence: Floats, logits: Floats, truth: NDArray[np.bool_], sure: float, false_rate: float, margin: float) -> Fitted:
+@dataclass(frozen=True, slots=True)
+class _Best:
+    """The likeliest route of each row, whether it is right, and what the logit of the likeliest one of another adapter is beside its own."""
+
+    at: NDArray[np.intp]
+    right: NDArray[np.bool_]
+    next_one: Floats
+    lead: Floats
+
+    @classmethod
+    def of(cls, logits: Floats, truth: NDArray[np.bool_], shown: Utterances) -> _Best:
+        """From the logits of routes (n, routes)."""
+        owners, everyone, at = np.array([adapter for adapter, _ in shown.routes]), np.arange(len(truth)), logits.argmax(1)
+        next_one = np.where(owners[at][:, None] == owners[None], -np.inf, logits).max(1)
+        return cls(at, np.asarray(truth[everyone, at]), next_one, logits[everyone, at] - next_one)
+
+
+@dataclass(frozen=True, slots=True)
+class _Grams:
+    """What n-grams alone say of rows: what speaks for their best routes, these, and whether each row is one clause."""
+
+    evidence: Floats
+    best: _Best
+    of_one_clause: NDArray[np.bool_]
+
+    def cascade(self, rows: NDArray[np.bool_], chosen: NDArray[np.intp], least: float) -> Cascade:
+        """By `rows` alone: the probability, `least` or more, from which n-grams decide otherwise than `chosen` (-1 for no route) in DIFFERENT of them at most."""
+        calibration = _platt(self.evidence[rows], self.best.right[rows])
+        confidence = calibration(self.evidence[rows])
+        differ = np.sort(confidence[self.of_one_clause[rows] & (self.best.at[rows] != chosen)])
+        allowed = int(DIFFERENT * rows.sum())
+        return Cascade(calibration, max(least, float(np.nextafter(differ[-allowed - 1], 2)) if len(differ) > allowed else 0.0))
+
+    def decided(self, cascade: Cascade, rows: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Which of `rows` it decides, and how probable it holds the best route of each."""
+        confidence = cascade.calibration(self.evidence[rows])
+        return self.of_one_clause[rows] & (confidence >= cascade.bar), confidence
+
+
+def _exclusive(
+    shown: Utterances, head: Head | None, evidence: Floats, logits: Floats, grams: _Grams | None, truth: NDArray[np.bool_], sure: float, false_rate: float, margin: float
+) -> Fitted:
     from semantic_router.calibration import ece
 
-    inside, best, everyone = np.asarray(truth.any(1)), logits.argmax(1), np.arange(len(truth))
-    right, first = np.asarray(truth[everyone, best]), logits[everyone, best]
-    owners = np.array([adapter for adapter, _ in shown.routes])
-    second = np.where(owners[best][:, None] == owners[None], -np.inf, logits).max(1)
-    confidence, second_confidence, below = np.zeros(len(truth)), np.zeros(len(truth)), np.zeros(len(truth), bool)
-    for half in _halves(len(truth)):
-        other = ~half
-        calibration = _platt(evidence[other], right[other])
+    count, inside, best = len(truth), np.asarray(truth.any(1)), _Best.of(logits, truth, shown)
+
+    def calibrated(rows: NDArray[np.bool_]) -> tuple[Calibration, float, Cascade | None]:
+        calibration = _platt(evidence[rows], best.right[rows])
+        confidence = calibration(evidence[rows])
+        threshold = _threshold(confidence, inside[rows], false_rate)
+        chosen = np.where(confidence < threshold, -1, best.at[rows])
+        return calibration, threshold, None if grams is None else grams.cascade(rows, chosen, threshold)
+
+    confidence, second_confidence, below, right, at_once = np.zeros(count), np.zeros(count), np.zeros(count, bool), best.right.copy(), np.zeros(count, bool)
+    for half in _halves(count):
+        calibration, threshold, cascade = calibrated(~half)
         confidence[half] = calibration(evidence[half])
-        second_confidence[half] = calibration(second[half, None]) if head is None else confidence[half] * np.exp(second[half] - first[half])
-        below[half] = confidence[half] < _threshold(calibration(evidence[other]), inside[other], false_rate)
+        second_confidence[half] = calibration(best.next_one[half, None]) if head is None else confidence[half] * np.exp(-best.lead[half])
+        below[half] = confidence[half] < threshold
+        if grams is not None and cascade is not None:
+            decided, probable = grams.decided(cascade, half)
+            at_once[half] = decided
+            confidence[half] = np.where(decided, probable, confidence[half])
+            second_confidence[half] = np.where(decided, probable * np.exp(-grams.best.lead[half]), second_confidence[half])
+            below[half] &= ~decided
+            right[half] = np.where(decided, grams.best.right[half], right[half])
     close = ~below & (confidence - second_confidence < margin)
     report = Report(
-        rows=len(truth), out_of_scope_rows=int((~inside).sum()), exact=float(np.where(inside, right & ~below, below).mean()), best_is_right=float(right[inside].mean()),
+        rows=count, out_of_scope_rows=int((~inside).sum()), exact=float(np.where(inside, right & ~below, below).mean()), best_is_right=float(right[inside].mean()),
         out_of_scope_recall=float(below[~inside].mean()) if (~inside).any() else None, false_out_of_scope=float(below[inside].mean()), calibration_error=ece(confidence, right),
-        ambiguous=float(close.mean()), right_if_ambiguous=float(right[close].mean()) if close.any() else None,
+        ambiguous=float(close.mean()), right_if_ambiguous=float(right[close].mean()) if close.any() else None, without_encoder=float(at_once.mean()),
     )  # fmt: skip
-    calibration = _platt(evidence, right)
-    return Fitted(shown, head, calibration, True, sure, _threshold(calibration(evidence), inside, false_rate), 1.0, report)
+    calibration, threshold, cascade = calibrated(np.ones(count, bool))
+    return Fitted(shown, head, calibration, True, sure, threshold, 1.0, report, cascade)
 
 
 def _several(shown: Utterances, head: Head, logits: Floats, truth: NDArray[np.bool_], sure: float, margin: float) -> Fitted:

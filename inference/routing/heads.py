@@ -24,8 +24,8 @@ Layer = tuple[Floats, Floats]
 """Weights and bias."""
 
 
-def head_of(texts: Sequence[str], vectors: Floats, wanted: NDArray[np.bool_], exclusive: bool, asked: Sequence[str], seen: Floats, truth: NDArray[np.bool_]) -> tuple[Head, Floats]:
-    """A head for routes `wanted` (rows, routes) of `texts` and their `vectors`, and its logits (n, outputs) of what is `asked`, with vectors `seen` and routes `truth`
+def head_of(texts: Sequence[str], vectors: Floats, wanted: NDArray[np.bool_], exclusive: bool, asked: Sequence[str], seen: Floats, truth: NDArray[np.bool_]) -> tuple[Head, Floats, Floats]:
+    """A head for routes `wanted` (rows, routes) of `texts` and their `vectors`, and its logits (n, outputs), and those of n-grams alone, of what is `asked`, with vectors `seen` and routes `truth`
     (n, routes), by which is chosen what n-grams count for. Routes that are `exclusive` have an output more, for what is out of scope."""
     rarity = rarity_of(texts)
     targets = np.concatenate([wanted, ~wanted.any(1, keepdims=True)], axis=1) if exclusive else wanted
@@ -33,8 +33,8 @@ def head_of(texts: Sequence[str], vectors: Floats, wanted: NDArray[np.bool_], ex
     grams, gram_bias = _on_grams(matrix(texts, rarity), targets.astype(np.float32), exclusive)
     by_vector, by_gram = seen @ weights.T + bias, np.asarray(matrix(asked, rarity) @ grams) + gram_bias
     share = max(SHARES, key=lambda share: _worth(by_vector + share * by_gram, truth, exclusive))
-    head = Head(weights, (bias + share * gram_bias).astype(np.float32), (share * grams).astype(np.float16), rarity, *_mahalanobis(vectors, wanted))
-    return head, (by_vector + share * by_gram).astype(np.float32)
+    head = Head(weights, bias, grams.astype(np.float16), gram_bias, np.array([share], np.float32), rarity, *_mahalanobis(vectors, wanted))
+    return head, (by_vector + share * by_gram).astype(np.float32), by_gram.astype(np.float32)
 
 
 def _worth(logits: Floats, truth: NDArray[np.bool_], exclusive: bool) -> float:

@@ -16,11 +16,11 @@ from safetensors.numpy import load, save
 
 from inference.routing.decision import route_name, route_of
 from inference.routing.fit import Fitted, Report
-from inference.routing.scorers import Calibration, Head, Utterances
+from inference.routing.scorers import Calibration, Cascade, Head, Utterances
 from runtime.encoder import GRAPH, TOKENIZER, Encoder, quick_minilm
 from runtime.errors import SettingsError
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION, TENSORS = "router.json", "head.safetensors"
 
 
@@ -38,7 +38,7 @@ def save_routes(fitted: Fitted, folder: Path, encoder: Path | None = None) -> No
         "format": FORMAT,
         "files": {file.name: _sha256(file) for file in sorted(part.iterdir())},
         "exclusive": fitted.exclusive, "sure": fitted.sure, "threshold": fitted.threshold, "split": fitted.split,
-        "calibration": asdict(fitted.calibration), "report": fitted.report.as_json(),
+        "calibration": asdict(fitted.calibration), "cascade": fitted.cascade and asdict(fitted.cascade), "report": fitted.report.as_json(),
         "routes": [{"route": route_name(route), "utterances": texts} for route, texts in zip(fitted.utterances.routes, fitted.utterances.texts, strict=True)],
     }  # fmt: skip
     (part / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -66,14 +66,19 @@ def load_routes(folder: Path, threads: int = 1) -> tuple[Fitted, Encoder]:
         routes = described["routes"]
         utterances = Utterances(tuple(route_of(r["route"]) for r in routes), tuple(tuple(r["utterances"]) for r in routes), tensors["vectors"])
         head = Head(**{name: tensors[name] for name in Head.__slots__}) if "weights" in tensors else None
-        calibration = Calibration(tuple(described["calibration"]["weights"]), described["calibration"]["bias"])
-        fitted = Fitted(utterances, head, calibration, described["exclusive"], described["sure"], described["threshold"], described["split"], Report(**described["report"]))
+        cascade = described["cascade"] and Cascade(_calibration(described["cascade"]["calibration"]), described["cascade"]["bar"])
+        calibration, report = _calibration(described["calibration"]), Report(**described["report"])
+        fitted = Fitted(utterances, head, calibration, described["exclusive"], described["sure"], described["threshold"], described["split"], report, cascade)
     except FileNotFoundError as error:
         raise SettingsError(f"{folder}: no fitted routes, {Path(error.filename).name} is missing: loom routes fit writes them") from None
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise SettingsError(f"{folder}: these fitted routes can't be read ({type(error).__name__}: {error}): fit them anew with loom routes fit") from error
     encoder = Encoder(folder / GRAPH, folder / TOKENIZER, batch=1, threads=threads) if GRAPH in described["files"] else quick_minilm(threads)
     return fitted, encoder
+
+
+def _calibration(described: dict[str, Any]) -> Calibration:
+    return Calibration(tuple(described["weights"]), described["bias"])
 
 
 def _sha256(file: Path) -> str:

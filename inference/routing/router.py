@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -47,17 +47,26 @@ class Routes:
 
     def best(self, text: str) -> tuple[str | None, float]:
         """The likeliest adapter for a message taken as one clause, and its score, whatever the threshold."""
-        (scores,) = self._scorer.score([one_line(text)], self._encoder.encode([one_line(text)]))
+        message = one_line(text)
+        scores = self._at_once(message, clauses(text))
+        if scores is None:
+            (scores,) = self._scorer.score([message], self._encoder.encode([message]))
         found = max(scores.items(), key=lambda item: item[1].score, default=None)
         return (found[0][0], found[1].score) if found else (None, 0.0)
 
     def decide(self, text: str) -> Decision:
         """The decision on `text`."""
         message, parts = one_line(text), clauses(text)
+        if (known := self._at_once(message, parts)) is not None:
+            return decide(self._adapters, self._thresholds, message, parts, [known], known)
         asked = list(dict.fromkeys([*(form for part in parts for form in (part, heading(part))), *([message] if self._scorer.of_whole else [])]))
         scores = dict(zip(asked, self._scorer.score(asked, self._encoder.encode(asked)), strict=True))
         ranked = [_better(scores[part], scores[heading(part)]) for part in parts]
         return decide(self._adapters, self._thresholds, message, parts, ranked, scores[message] if self._scorer.of_whole else None, self._scorer.exclusive)
+
+    def _at_once(self, message: str, parts: Sequence[str]) -> Scores | None:
+        """The scores of a message that is one clause, where its words alone tell."""
+        return self._scorer.at_once(message) if len(parts) == 1 else None
 
 
 def _better(one: Scores, other: Scores) -> Scores:

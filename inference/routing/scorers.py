@@ -23,6 +23,9 @@ class Scorer(Protocol):
     of_whole: bool
     """Whether routes are known from whole messages, not from what clauses say alone."""
 
+    def at_once(self, text: str) -> Scores | None:
+        """The scores of a message of one clause, where no vector is needed to be sure of them."""
+
     def score(self, texts: Sequence[str], vectors: Floats) -> list[Scores]:
         """A match for each route that may be meant, for each of `texts` and its vector (clauses, dimensions), unit length."""
 
@@ -73,6 +76,9 @@ class Nearest:
         cosines: Floats = np.maximum.reduceat(vectors @ self._utterances.vectors.T, self._starts[:-1], axis=1)
         return cosines
 
+    def at_once(self, text: str) -> Scores | None:
+        return None
+
     def score(self, texts: Sequence[str], vectors: Floats) -> list[Scores]:
         if not self._utterances.routes:
             return [{} for _ in vectors]
@@ -87,24 +93,28 @@ class Nearest:
 class Head:
     """A linear layer on sentence vectors and one on n-grams, and what tells vectors that are near no route.
 
-    `weights` (outputs, dimensions), `bias` (outputs,) and `grams` (BUCKETS, outputs): one output a route, and a last one for what is out of scope where the routes
-    exclude one another. `rarity` (BUCKETS,) is what n-grams count for.
+    `weights` (outputs, dimensions) and `bias` (outputs,) of vectors, `grams` (BUCKETS, outputs) and `gram_bias` (outputs,) of n-grams, which count for `share` (1,) of it: one output a route, and a last
+    one for what is out of scope where the routes exclude one another. `rarity` (BUCKETS,) is what each n-gram counts for.
     `whitening` (dimensions, dimensions) turns Mahalanobis' distance to `means` (routes, dimensions, whitened) into Euclid's (Lee et al. 2018, arXiv:1807.03888).
     """
 
     weights: Floats
     bias: Floats
     grams: NDArray[np.float16]
+    gram_bias: Floats
+    share: Floats
     rarity: Floats
     whitening: Floats
     means: Floats
 
     def logits(self, texts: Sequence[str], vectors: Floats) -> Floats:
         """(n, outputs)."""
-        logits: Floats = vectors @ self.weights.T + self.bias
-        for row, text in enumerate(texts):
-            at, values = features(text, self.rarity)
-            logits[row] += values @ self.grams[at].astype(np.float32)
+        by_gram = np.stack([self.gram_logits(*features(text, self.rarity)) for text in texts])
+        return np.asarray(vectors @ self.weights.T + self.bias + self.share * by_gram, np.float32)
+
+    def gram_logits(self, at: NDArray[np.intp], values: Floats) -> Floats:
+        """Those of the layer on n-grams alone (outputs,), for the features of a text."""
+        logits: Floats = values @ self.grams[at].astype(np.float32) + self.gram_bias
         return logits
 
     def distance(self, vectors: Floats) -> Floats:
@@ -117,10 +127,50 @@ class Head:
 def exclusive_evidence(head: Head, logits: Floats, vectors: Floats) -> tuple[Floats, Floats]:
     """What speaks for the best route being right, (n, 3): its logit above that of what is out of scope, above the next one's, and how near the vectors are to
     those of any route; and the logits of the routes (n, routes)."""
-    routes, outside = logits[:, :-1], logits[:, -1]
-    first_two = np.partition(routes, -2, axis=1)[:, -2:] if routes.shape[1] > 1 else np.c_[np.zeros(len(routes), np.float32), routes]
-    columns: Floats = np.c_[first_two[:, 1] - outside, np.minimum(first_two[:, 1] - first_two[:, 0], 10.0), -np.sqrt(np.maximum(head.distance(vectors), 0))].astype(np.float32)
-    return columns, routes
+    second, first = _first_two(logits[:, :-1])
+    columns: Floats = np.c_[first - logits[:, -1], np.minimum(first - second, 10.0), -np.sqrt(np.maximum(head.distance(vectors), 0))].astype(np.float32)
+    return columns, logits[:, :-1]
+
+
+def gram_evidence(logits: Floats) -> Floats:
+    """What speaks for the best route of n-grams alone being right, (n, 3): its logit above that of what is out of scope, above the next one's, and as it is."""
+    second, first = _first_two(logits[:, :-1])
+    columns: Floats = np.c_[first - logits[:, -1], np.minimum(first - second, 10.0), first].astype(np.float32)
+    return columns
+
+
+def _first_two(routes: Floats) -> tuple[Floats, Floats]:
+    """The second highest and the highest of each row."""
+    two = np.partition(routes, -2, axis=1)[:, -2:] if routes.shape[1] > 1 else np.c_[np.zeros(len(routes), np.float32), routes]
+    return two[:, 0], two[:, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """When n-grams alone decide: from `bar` on, of the probability that `calibration` gives their best route."""
+
+    calibration: Calibration
+    bar: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """N-grams of a route's utterances, behind one another."""
+
+    at: NDArray[np.intp]
+    values: Floats
+    starts: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, texts: Sequence[str], rarity: Floats) -> _Shown:
+        found = [features(text, rarity) for text in texts]
+        return cls(np.concatenate([at for at, _ in found]), np.concatenate([values for _, values in found]), np.cumsum([0, *(len(at) for at, _ in found[:-1])]))
+
+    def nearest(self, dense: Floats) -> tuple[float, int]:
+        """The cosine of n-grams of the nearest utterance to a text of which `dense` (BUCKETS,) has the features, and its place."""
+        cosines = np.add.reduceat(self.values * dense[self.at], self.starts)
+        best = int(cosines.argmax())
+        return float(cosines[best]), best
 
 
 class Linear:
@@ -130,9 +180,10 @@ class Linear:
     LIKELY = 1e-3
     """Routes less likely than this are left out: of 150 nearly all are."""
 
-    def __init__(self, utterances: Utterances, head: Head, calibration: Calibration, exclusive: bool) -> None:
-        self._utterances, self._head, self._calibration, self.exclusive = utterances, head, calibration, exclusive
+    def __init__(self, utterances: Utterances, head: Head, calibration: Calibration, exclusive: bool, cascade: Cascade | None = None) -> None:
+        self._utterances, self._head, self._calibration, self.exclusive, self._cascade = utterances, head, calibration, exclusive, cascade
         self._starts = utterances.starts
+        self._shown = [_Shown.of(texts, head.rarity) for texts in utterances.texts] if cascade else []
 
     def probabilities(self, texts: Sequence[str], vectors: Floats) -> NDArray[np.float64]:
         """(n, routes)."""
@@ -142,6 +193,23 @@ class Linear:
         evidence, logits = exclusive_evidence(self._head, logits, vectors)
         relative = np.exp((logits - logits.max(1, keepdims=True)).astype(np.float64))
         return np.asarray(self._calibration(evidence)[:, None] * relative)
+
+    def at_once(self, text: str) -> Scores | None:
+        if self._cascade is None:
+            return None
+        at, values = features(text, self._head.rarity)
+        logits = self._head.gram_logits(at, values)
+        sure = float(self._cascade.calibration(gram_evidence(logits[None]))[0])
+        if sure < self._cascade.bar:
+            return None
+        dense = np.zeros(len(self._head.rarity), np.float32)
+        dense[at] = values
+        probabilities = sure * np.exp((logits[:-1] - logits[:-1].max()).astype(np.float64))
+        found: dict[Route, Match] = {}
+        for route in np.flatnonzero(probabilities >= self.LIKELY):
+            similarity, nearest = self._shown[route].nearest(dense)
+            found[self._utterances.routes[route]] = Match(float(probabilities[route]), similarity, self._utterances.texts[route][nearest])
+        return found
 
     def score(self, texts: Sequence[str], vectors: Floats) -> list[Scores]:
         found: list[Scores] = []

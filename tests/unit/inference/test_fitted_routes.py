@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,10 @@ from inference.routing.decision import Scores
 from inference.routing.fit import Fitted, Labelled, fit, labelled, split
 from inference.routing.model import DESCRIPTION, TENSORS, load_routes, save_routes
 from inference.routing.ngrams import BUCKETS, features, matrix
-from inference.routing.router import LiveRouter, routes_of
+from inference.routing.router import LiveRouter, Routes, routes_of
 from inference.routing.scorers import Calibration
 from runtime.errors import InvalidInput, SettingsError
-from runtime.project import load_project
+from runtime.project import Adapter, load_project
 from schemas.events import RouteStatus
 
 WORDS = {"password": ["reset", "password", "login"], "order": ["order", "parcel", "shipping"], "bill": ["invoice", "bill", "receipt"]}
@@ -88,6 +89,41 @@ def test_a_head_tells_routes_and_what_is_out_of_scope(fitted: Fitted) -> None:
     assert set(scores["password", ""].nearest.split()) & set(WORDS["password"])
 
 
+def test_n_grams_alone_decide_what_they_are_sure_of_as_the_vector_would(fitted: Fitted) -> None:
+    scorer, fresh = fitted.scorer(), [row.text for row in rows(400, 7)]
+    decided = {text: scores for text in fresh if (scores := scorer.at_once(text)) is not None}
+    assert 0.3 < len(decided) / len(fresh) < 1
+    assert fitted.report.without_encoder > 0.3
+    for (text, scores), whole in zip(decided.items(), scored(fitted, *decided), strict=True):
+        best = max(scores, key=lambda route: scores[route].score)
+        assert best == max(whole, key=lambda route: whole[route].score), text
+        assert scores[best].score >= fitted.threshold
+        assert set(scores[best].nearest.split()) & set(text.split())
+        assert 0 < scores[best].similarity <= 1 + 1e-5
+    assert scorer.at_once("x1 y2 w3") is None
+
+
+def test_the_encoder_is_asked_only_where_n_grams_are_not_sure(fitted: Fitted) -> None:
+    asked: list[str] = []
+
+    def remembered(texts: Sequence[str]) -> NDArray[np.float32]:
+        asked.extend(texts)
+        return encode(texts)
+
+    encoder: Any = SimpleNamespace(encode=remembered)
+    routes = Routes({name: Adapter(task="chat", result="chat") for name in WORDS}, encoder, fitted.scorer(), fitted.thresholds(0.1))
+    text = next(row.text for row in rows(50, 8) if fitted.scorer().at_once(row.text) is not None)
+    decision = routes.decide(text)
+    assert ([intent.text for intent in decision.intents], decision.status) == ([text], RouteStatus.CLASSIFIED)
+    assert routes.best(text) == (decision.intents[0].adapter, decision.intents[0].score)
+    assert not asked
+    routes.decide(f"{text}. And {text}")
+    assert asked == [f"{text}.", text, f"{text}. And {text}"]
+    asked.clear()
+    assert routes.decide("x1 y2 w3").status is RouteStatus.UNKNOWN
+    assert asked == ["x1 y2 w3"]
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.floats(0.0, 0.3))
 def test_at_most_so_much_of_what_is_in_scope_is_held_for_out_of_scope(rate: float) -> None:
@@ -146,7 +182,8 @@ def test_fitted_routes_come_back_from_their_files_as_they_were(fitted: Fitted, t
     again, _ = load_routes(tmp_path / "router")
     texts = "reset password w3", "x1 y2 w3", "bill"
     assert scored(again, *texts) == scored(fitted, *texts)
-    assert (again.report, again.threshold, again.calibration) == (fitted.report, fitted.threshold, fitted.calibration)
+    assert [again.scorer().at_once(text) for text in texts] == [fitted.scorer().at_once(text) for text in texts]
+    assert (again.report, again.threshold, again.calibration, again.cascade) == (fitted.report, fitted.threshold, fitted.calibration, fitted.cascade)
     assert [path.name for path in tmp_path.iterdir()] == ["router"]
 
 
@@ -157,8 +194,8 @@ def test_fitted_routes_come_back_from_their_files_as_they_were(fitted: Fitted, t
         (TENSORS, None, f"{TENSORS} is missing"),
         (DESCRIPTION, b"{}", "can't be read"),
         (DESCRIPTION, b"no json", "can't be read"),
-        (DESCRIPTION, b'{"format": 2}', "of format 2, 1 is read"),
-        (DESCRIPTION, b'{"format": 1, "files": {"../x": "00"}}', "is not what"),
+        (DESCRIPTION, b'{"format": 1}', "of format 1, 2 is read"),
+        (DESCRIPTION, b'{"format": 2, "files": {"../x": "00"}}', "is not what"),
         (DESCRIPTION, None, f"{DESCRIPTION} is missing"),
     ],
 )
