@@ -24,11 +24,11 @@ import structlog
 from inference import admission
 from inference.engines import Engine
 from runtime.artifacts import base_name, fetch, weight_shapes
-from runtime.errors import InvalidInput
+from runtime.errors import InvalidInput, Transient
 from runtime.follower import Follower
 from runtime.ids import digest
 from runtime.kafka import Record
-from runtime.metrics import ENGINE_STARTS, LEASES, LOADS, RESIDENT
+from runtime.metrics import ENGINE_STARTS, LEASES, LOADS, PINNED, RESIDENT
 from runtime.objects import Objects
 from runtime.project import Project
 from runtime.signing import NO_KEYS, Keys
@@ -82,6 +82,7 @@ class _Serving:
     previous: dict[str, AdapterVersion] = field(default_factory=dict)
     leases: Counter[str] = field(default_factory=Counter)
     released: asyncio.Condition = field(default_factory=asyncio.Condition)
+    pinned: set[str] = field(default_factory=set)
     of_base: dict[int, float] | None = None
     """What the base said to the probe when it was asked first."""
 
@@ -136,6 +137,11 @@ class Residency:
         """Adapter to the version that is tried beside the live one."""
         return {adapter: one.version for adapter, one in self._serving.candidates.items()} if self._serving else {}
 
+    def expect(self, adapter: str) -> None:
+        """A request for `adapter` is on its way."""
+        if self._serving and (live := self._serving.live.get(adapter)):
+            self._serving.engine.expect(live.engine_name)
+
     @asynccontextmanager
     async def lease(self, adapter: str, version: int | Literal["previous"] | None = None, conversation: str | None = None) -> AsyncIterator[Lease]:
         """Engine and version for `adapter`, held meanwhile: the live one, or its candidate where `conversation` is one of those that it has; just `version` where it is one of these, or the
@@ -187,7 +193,10 @@ class Residency:
         while True:
             await self._follower.deliver(self._apply)
             if await self._follower.caught_up():
-                await self._settle()
+                try:
+                    await self._settle()
+                except Transient as error:  # an engine that died is made anew with the next look
+                    log.warning("engine.failed", error=str(error))
 
     def _apply(self, record: Record) -> None:
         event = self._codec.decode(AdapterEvent, record.value)
@@ -233,6 +242,7 @@ class Residency:
             await self._keep_previous(serving, adapter)
             for name in before.keys() - serving.held(adapter).keys():
                 self._chore(self._drain(serving, before[name]))
+            await self._pin(serving, adapter)
         if not self._chores:
             self._drop_tainted(serving)
 
@@ -264,6 +274,13 @@ class Residency:
             return
         serving.candidates[adapter] = wanted
         log.info("adapter.trying", adapter=adapter, engine_name=wanted.version.engine_name, share=wanted.share, shadow=wanted.shadow)
+
+    async def _pin(self, serving: _Serving, adapter: str) -> None:
+        """Pins the live version where that is declared; without room, as long as an older one is there, again and again."""
+        live = serving.live.get(adapter)
+        if live and self._project.adapters[adapter].pinned and live.engine_name not in serving.pinned and await serving.engine.pin(live.engine_name):
+            serving.pinned.add(live.engine_name)
+            PINNED.labels(live.engine_name).set(1)
 
     async def _keep_previous(self, serving: _Serving, adapter: str) -> None:
         """Keeps the version that was live before loaded, where the adapter falls back to it."""
@@ -346,7 +363,7 @@ class Residency:
         await engine.add(version.engine_name, folder)
         try:
             await self._prove(serving, version)
-        except InvalidInput:
+        except (InvalidInput, Transient):  # what is loaded counts as proven
             await engine.remove(version.engine_name)
             raise
         RESIDENT.labels(version.engine_name).set(1)
@@ -401,6 +418,6 @@ class Residency:
 
 def _forget(engine_name: str) -> None:
     """Takes an unloaded version out of the metrics."""
-    for metric in (RESIDENT, LEASES):
+    for metric in (RESIDENT, PINNED, LEASES):
         with contextlib.suppress(KeyError):  # nobody ever asked it
             metric.remove(engine_name)

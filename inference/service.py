@@ -167,6 +167,8 @@ class Service:
         route_ms = (time.perf_counter() - began) * 1000
         if decision.status is not None:
             ROUTES.labels(decision.status).observe(route_ms / 1000)
+        for intent in decision.intents:
+            self._residency.expect(intent.adapter)
         until = None if request.deadline_ms is None else began + (request.deadline_ms - now_ms) / 1000
         chats = [i for i, intent in enumerate(decision.intents) if not intent.always and self._project.adapters[intent.adapter].task == "chat"]
         heard = chats if sum(not intent.always for intent in decision.intents) == 1 else []

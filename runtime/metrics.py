@@ -38,6 +38,8 @@ FALLBACKS = Counter("loom_fallbacks", "Answers that another one than the adapter
 SHADOWED = Counter("loom_shadows", "Messages that candidates were to answer behind the live version.", ("outcome",))
 """`outcome`: written, dropped (too many in work), failed."""
 RESIDENT = Gauge("loom_adapter_resident", "1 for each version that the engine has loaded.", ("engine_name",))
+PINNED = Gauge("loom_adapter_pinned", "1 for each version that stays in the engine's memory and batches whoever else is asked.", ("engine_name",))
+READ_AGAIN = Counter("loom_adapter_read_again", "Adapters that had made room for others in the engine's memory and were read again as the router chose them.")
 LEASES = Gauge("loom_adapter_leases", "Answers in flight, by the version that gives them; of the base alone under `base`.", ("engine_name",))
 LOADS = Histogram("loom_adapter_load_seconds", "From a version's record to its admission or refusal: fetched, checked, loaded, asked.", ("outcome",), buckets=SECONDS)
 """`outcome`: admitted, refused."""

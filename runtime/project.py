@@ -143,6 +143,7 @@ class Adapter(_Table):
     recipe: Recipe = Recipe()
     dpo: Dpo | None = Field(default=None, description="Only for `chat` and `tool`.")
     gate: Gate = Gate()
+    pinned: bool = Field(default=False, description="Its live version stays in the engine's memory and has a place in every batch, however seldom it is asked: for an engine in the inference worker's own process.")
     fallback: tuple[Literal["previous", "base"], ...] = Field(default=(), description="Who answers, one after the other, where the version has answered what can't be read, or has done so again and again, or there is none: the version that was live before, which is kept loaded for it, or the base. The result names them; without any it is refused.")
     canary: Canary | None = Field(default=None, description="Without it, a new version that passed its gate is live at once.")
 

@@ -35,10 +35,21 @@ class Engine(Protocol):
         """Whether the machine can carry a second engine like this one."""
 
     async def add(self, name: str, folder: Path) -> None:
-        """Loads the adapter in `folder` as `name`. Raises InvalidInput when the engine can't."""
+        """Loads the adapter in `folder` as `name`.
+
+        Raises:
+            InvalidInput: the engine can't.
+            Transient: the engine died, or can't be reached.
+        """
 
     async def remove(self, name: str) -> None:
         """Unloads `name`, and returns when the engine no longer lists it."""
+
+    async def pin(self, name: str) -> bool:
+        """Keeps `name` in memory, and in a place of every batch, until it is removed, and says whether it is kept: the engine may have no room for that, or know no such thing."""
+
+    def expect(self, name: str) -> None:
+        """A request for `name` is on its way: one that made room for others in memory is read anew meanwhile, where the engine can."""
 
     def names(self) -> frozenset[str]:
         """The loaded adapters."""

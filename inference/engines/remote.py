@@ -197,6 +197,12 @@ class RemoteEngine:
             if name in left and name not in self._loaded:
                 raise Transient(f"{replica.server.url} still lists {name} after its removal")
 
+    async def pin(self, name: str) -> bool:
+        return False  # no server's API has it
+
+    def expect(self, name: str) -> None:
+        """Servers read adapters as requests for them come."""
+
     def names(self) -> frozenset[str]:
         return frozenset(self._loaded)
 

@@ -15,9 +15,9 @@ import multiprocessing.forkserver
 import os
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
@@ -26,12 +26,14 @@ from inference.engines.fair import FairOrder
 from runtime.artifacts import weight_shapes
 from runtime.errors import InvalidInput, Transient
 from runtime.machine import has_nvidia
+from runtime.metrics import READ_AGAIN
 from runtime.precision import is_bfloat16_faster
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
+Answered = TypeVar("Answered")
 CPU_CACHE_BYTES = 512 << 20
 MAX_MODEL_LEN = 1024
 """Tokens of a request."""
@@ -41,7 +43,7 @@ SLOTS_BYTES = 256 << 20
 """What all slots on a CPU may take, but for the first eight."""
 MAX_CPU_LORAS = 256
 """Adapters in memory: what is asked for and not there is read from disk in the middle of a batch, which waits. One of rank 16 on all modules takes 2.5 MB with the base here in float32, 84 MB with one of 8 B in bfloat16."""
-ENDING_SECONDS = 0.2
+ENDING_SECONDS, LOOK_SECONDS = 0.2, 1.0
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
 ON_A_CPU = {"TORCHDYNAMO_DISABLE": "1"}
 """vLLM compiles parts of its sampler even where it is told to be eager, by a C++ compiler, as the first answer and each new size of a batch come: 21 s, 3 s from
@@ -60,6 +62,8 @@ class VllmEngine:
             self._arguments["gpu_memory_utilization"] = gpu_memory
         self._engine: AsyncLLM | None = None
         self._loaded: dict[str, LoRARequest] = {}
+        self._pinned: set[str] = set()
+        self._reading: dict[str, asyncio.Task[None]] = {}
         self._ids = itertools.count(1)
         self._order = FairOrder()
         self._cancelled = False
@@ -109,7 +113,9 @@ class VllmEngine:
 
     async def stop(self) -> None:
         """Ends the engine's process."""
-        engine, self._engine, self._loaded = self._engine, None, {}
+        engine, self._engine, self._loaded, self._pinned = self._engine, None, {}, set()
+        for task in self._reading.values():
+            task.cancel()
         if engine is not None:
             await asyncio.to_thread(engine.shutdown)
 
@@ -129,7 +135,9 @@ class VllmEngine:
 
         request = LoRARequest(lora_name=name, lora_int_id=next(self._ids), lora_path=str(folder))
         try:
-            await self._running.add_lora(request)
+            await self._alive(self._running.add_lora(request))
+        except Transient:
+            raise
         except Exception as error:
             raise InvalidInput(f"the engine can't load {name}: {error}") from error
         self._loaded[name] = request
@@ -138,9 +146,46 @@ class VllmEngine:
         request = self._loaded.pop(name, None)
         if request is None:
             return  # gone with an engine that was stopped meanwhile
-        await self._running.remove_lora(request.lora_int_id)
-        if request.lora_int_id in await self._running.list_loras():
+        self._pinned.discard(name)
+        await self._alive(self._running.remove_lora(request.lora_int_id))
+        if request.lora_int_id in await self._alive(self._running.list_loras()):
             raise Transient(f"the engine still lists {name} after its removal")
+
+    async def pin(self, name: str) -> bool:
+        if name not in self._pinned and len(self._pinned) < self._arguments["max_loras"] - 1:  # the others share what is left
+            request = self._loaded[name]
+            await self._alive(self._running.add_lora(request))  # it may have made room for others
+            await self._alive(self._running.pin_lora(request.lora_int_id))
+            self._pinned.add(name)
+        return name in self._pinned
+
+    def expect(self, name: str) -> None:
+        if name not in self._loaded or name in self._reading or len(self._loaded) <= self._arguments["max_cpu_loras"]:
+            return
+        task = self._reading[name] = asyncio.create_task(self._read(self._loaded[name]))
+        task.add_done_callback(lambda _: self._reading.pop(name))
+
+    async def _read(self, request: LoRARequest) -> None:
+        """Reads an adapter into memory that is not there; what fails fails again, and is told, with the request."""
+        with contextlib.suppress(Exception):
+            if request.lora_int_id not in await self._running.list_loras():
+                await self._running.add_lora(request)
+                READ_AGAIN.inc()
+
+    async def _alive(self, call: Coroutine[Any, Any, Answered]) -> Answered:
+        """What vLLM's process answers to a call; where it dies meanwhile vLLM waits for ever. Raises Transient then."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        answered = asyncio.ensure_future(call)
+        try:
+            while not (await asyncio.wait((answered,), timeout=LOOK_SECONDS))[0]:
+                if not self.healthy:
+                    raise Transient("the engine died")
+            return answered.result()
+        except EngineDeadError as error:
+            raise Transient(f"the engine died: {error}") from error
+        finally:
+            answered.cancel()
 
     def names(self) -> frozenset[str]:
         return frozenset(self._loaded)

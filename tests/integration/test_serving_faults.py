@@ -24,7 +24,7 @@ from inference.engines.vllm import CPU_CACHE_BYTES, VllmEngine, slots
 from inference.service import Answer
 from inference.worker import AnswerStage, RequestShell
 from loom.embedded.kafka import EmbeddedKafka, free_port
-from runtime.errors import InvalidInput
+from runtime.errors import InvalidInput, Transient
 from runtime.in_flight import WAITING_RECORDS
 from runtime.kafka import Outgoing, apply_topics, committed_offsets, consumer, partitions_of
 from runtime.precision import is_bfloat16_faster
@@ -33,12 +33,14 @@ from runtime.tasks.prompt import load_tokenizer
 from runtime.transactions import PartitionTransactions
 from schemas.codec import Codec
 from schemas.events import CompletionStatus, Request, RequestCompleted
-from tests.support.engine_contract import SLOTS, check_engine
+from tests.support.engine_contract import SLOTS, asked, check_engine, of_one_module
 from tests.support.kafka import publish, read_all
 from tests.support.lorax_server import lorax
 from trainers.plan import FULL, HALF, serving, shape_of
 
 CODEC = Codec()
+IN_MEMORY = 12
+"""Adapters that the engine's memory has room for."""
 PROJECT = Path(__file__).parents[2] / "examples/pebblewire/loom.toml"
 
 
@@ -285,15 +287,62 @@ async def test_an_engine_compiles_nothing_leaves_the_cores_alone_between_request
 async def test_vllm_keeps_the_contract_of_engines(tmp_path: Path) -> None:
     base = load_project(PROJECT).base_folder
     assert slots(base, 16) > SLOTS
-    engine = VllmEngine(base, max_loras=SLOTS)
+    engine = VllmEngine(base, max_loras=SLOTS, max_cpu_loras=IN_MEMORY)
     await engine.start()
     try:
         shape = shape_of(base)
         assert abs(engine.cache_tokens - CPU_CACHE_BYTES // serving(shape, 16, 4, 24 << 30, 1024, HALF if is_bfloat16_faster() else FULL).token_bytes) < 256  # of what `loom plan` says, to a block
         await check_engine(engine, base, tmp_path / "vllm")
         await a_lorax_client_keeps_it_too(engine, base, tmp_path / "lorax")
+        await what_is_pinned_stays_and_what_is_expected_comes_back(engine, base, tmp_path / "many")
+        await one_that_dies_as_it_loads_refuses_nothing(engine, base, tmp_path / "last")
     finally:
         await engine.stop()
+
+
+async def what_is_pinned_stays_and_what_is_expected_comes_back(engine: VllmEngine, base: str, folder: Path) -> None:
+    """In a memory with less room than there are adapters."""
+
+    async def in_memory() -> set[str]:
+        there = await engine.client.list_loras()
+        return {name for name, request in engine._loaded.items() if request.lora_int_id in there}
+
+    names = [f"many@{number}-0123abcd" for number in range(IN_MEMORY + 4)]
+    for number, name in enumerate(names):
+        await engine.add(name, of_one_module(base, folder / name, number))
+        if number < SLOTS:
+            assert await engine.pin(name) is (number < SLOTS - 1), "one place is for those that are not pinned"
+    assert await engine.pin(names[0])
+    for name in names:
+        await engine.probe(asked(base), name)
+    assert await in_memory() == {*names[: SLOTS - 1], *names[-(IN_MEMORY - SLOTS + 1) :]}
+    told = await engine.probe(asked(base), names[-1])
+    out = names[SLOTS]
+    engine.expect(out)
+    engine.expect(names[-1])
+    async with asyncio.timeout(30):
+        while out not in await in_memory():
+            await asyncio.sleep(0.05)
+    assert {*names[: SLOTS - 1]} <= await in_memory()
+    assert await engine.probe(asked(base), names[-1]) == told
+    for name in names:
+        await engine.remove(name)
+    assert not await engine.client.list_loras()
+
+
+async def one_that_dies_as_it_loads_refuses_nothing(engine: VllmEngine, base: str, folder: Path) -> None:
+    """A version that it was just loading is none that it can't load."""
+    core = [child for child in psutil.Process().children(recursive=True) if " ".join(child.cmdline()).startswith("VLLM::")]
+    for process in core:
+        process.suspend()
+    loading = asyncio.create_task(engine.add("last@1-0123abcd", of_one_module(base, folder, 1)))
+    await asyncio.sleep(0.5)
+    assert not loading.done()
+    for process in core:
+        process.kill()
+    with pytest.raises(Transient, match="the engine died"):
+        await asyncio.wait_for(loading, 60)
+    assert not engine.healthy
 
 
 async def a_lorax_client_keeps_it_too(engine: VllmEngine, base: str, folder: Path) -> None:

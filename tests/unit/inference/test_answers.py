@@ -49,6 +49,8 @@ class Leases:
     def __init__(self, engine: Says, live: dict[str, AdapterVersion]) -> None:
         self._engine, self._live = engine, live
 
+    def expect(self, adapter: str) -> None: ...
+
     @asynccontextmanager
     async def lease(self, adapter: str, version: int | str | None = None, conversation: str | None = None) -> AsyncIterator[Lease]:
         held = self._live.get(adapter)

@@ -50,6 +50,8 @@ class Leases:
     def __init__(self, engine: Says, live: int | None = 7, previous: int | None = 6, shadow: int | None = None) -> None:
         self._engine, self._live, self._previous, self._shadow = engine, live, previous, shadow
 
+    def expect(self, adapter: str) -> None: ...
+
     @asynccontextmanager
     async def lease(self, adapter: str, number: int | str | None = None, conversation: str | None = None) -> AsyncIterator[Lease]:
         shadow = version(self._shadow) if self._shadow and number is None and conversation else None

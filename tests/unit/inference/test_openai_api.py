@@ -76,6 +76,8 @@ class Live:
     def live(self) -> dict[str, AdapterVersion]:
         return self._live
 
+    def expect(self, adapter: str) -> None: ...
+
     @asynccontextmanager
     async def lease(self, adapter: str, version: int | str | None = None, conversation: str | None = None) -> AsyncIterator[Lease]:
         held = self._live.get(adapter)

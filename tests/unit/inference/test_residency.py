@@ -29,6 +29,12 @@ class Engine:
     def __init__(self) -> None:
         self.loaded: set[str] = set()
         self.loads: list[str] = []
+        self.pinned: set[str] = set()
+
+    async def pin(self, name: str) -> bool:
+        if not self.pinned:
+            self.pinned.add(name)
+        return name in self.pinned
 
     async def start(self) -> None: ...
 
@@ -40,6 +46,7 @@ class Engine:
     async def remove(self, name: str) -> None:
         await asyncio.sleep(0)
         self.loaded.discard(name)
+        self.pinned.discard(name)
 
 
 def version(number: int) -> AdapterVersion:
@@ -49,8 +56,8 @@ def version(number: int) -> AdapterVersion:
 class Serving(Residency):
     """A residency without a broker, that loads without files."""
 
-    def __init__(self, folder: Path, fallback: tuple[str, ...]) -> None:
-        adapter = Adapter(task="classify", result="moods", labels=("A",), fallback=fallback)  # type: ignore[arg-type]
+    def __init__(self, folder: Path, fallback: tuple[str, ...], *, pinned: bool = False) -> None:
+        adapter = Adapter(task="classify", result="moods", labels=("A",), fallback=fallback, pinned=pinned)  # type: ignore[arg-type]
         self.engine = Engine()
 
         async def refuse(version: AdapterVersion, reason: str) -> None: ...
@@ -85,8 +92,8 @@ class Serving(Residency):
 
 
 @asynccontextmanager
-async def following(folder: Path, *fallback: str) -> AsyncIterator[Serving]:
-    made = Serving(folder, fallback)
+async def following(folder: Path, *fallback: str, pinned: bool = False) -> AsyncIterator[Serving]:
+    made = Serving(folder, fallback, pinned=pinned)
     yield made
     await made._follower.stop()
 
@@ -161,3 +168,16 @@ async def test_the_version_before_is_kept_where_the_adapter_falls_back_to_it(tmp
         assert (serving.numbers(), await serving.who(number="previous")) == ({2}, (None, None))
         await serving.alias(0)
         assert (serving.numbers(), await serving.who()) == (set(), (None, None))
+
+
+@pytest.mark.asyncio
+async def test_the_live_version_is_pinned_as_soon_as_the_one_before_it_leaves_room(tmp_path: Path) -> None:
+    async with following(tmp_path, pinned=True) as serving:
+        await serving.alias(1)
+        assert serving.engine.pinned == {version(1).engine_name}
+        async with serving.lease("mood"):
+            await serving.alias(2)
+            assert (serving.engine.pinned, await serving.who()) == ({version(1).engine_name}, (2, None))
+        await serving.alias(2)
+        await serving.alias(2)
+        assert (serving.numbers(), serving.engine.pinned) == ({2}, {version(2).engine_name})
