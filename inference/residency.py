@@ -23,6 +23,7 @@ import structlog
 
 from inference import admission
 from inference.engines import Engine
+from inference.wanted import NOBODY, Wanted
 from runtime.artifacts import base_name, fetch, weight_shapes
 from runtime.errors import InvalidInput, Transient
 from runtime.follower import Follower
@@ -36,13 +37,11 @@ from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import Prompt, prompt_ids
 from runtime.tasks.samples import answer, ask, task_input
 from schemas.codec import Codec
-from schemas.events import AdapterAlias, AdapterEvent, AdapterEventKind, AdapterVersion, BaseEpoch
+from schemas.events import AdapterAlias, AdapterEvent, AdapterVersion, BaseEpoch
 from schemas.topics import ADAPTERS, BASE
 
 log = structlog.get_logger()
 PROBE = Prompt("labels: yes, no", "Is this a probe of the adapter's effect?")
-NOBODY = 0
-"""The live version of a retired adapter."""
 MakeEngine = Callable[[str, str], Engine]
 """An engine on the base in a folder, by the name that adapters call it."""
 Refuse = Callable[[AdapterVersion, str], Awaitable[None]]
@@ -107,12 +106,8 @@ class Residency:
         self._project, self._make_engine, self._objects, self._tokenizer, self._folder, self._refuse, self._keys = project, make_engine, objects, tokenizer, folder, refuse, keys
         self._codec = codec or Codec()
         self._follower = Follower(broker, [prefix + ADAPTERS.name])
-        self._known: dict[tuple[str, int], AdapterVersion] = {}
-        self._wanted: dict[str, AdapterAlias] = {}
-        self._before: dict[str, list[int]] = {}
-        self._wanted_epoch: BaseEpoch | None = None
+        self._wanted = Wanted()
         self._refused: set[str] = set()
-        self._tainted: set[tuple[str, int]] = set()
         self._serving: _Serving | None = None
         self._asked = False
         self._chores: set[asyncio.Task[None]] = set()
@@ -127,7 +122,7 @@ class Residency:
     @property
     def state(self) -> str:
         """`serving`, `starting` (an engine, or another epoch), or `standby` until there is an adapter or somebody asks."""
-        return "serving" if self.ready.is_set() else "starting" if self._wanted or self._asked else "standby"
+        return "serving" if self.ready.is_set() else "starting" if self._wanted.aliases or self._asked else "standby"
 
     def live(self) -> dict[str, AdapterVersion]:
         """Adapter to the version that its name stands for."""
@@ -199,25 +194,7 @@ class Residency:
                     log.warning("engine.failed", error=str(error))
 
     def _apply(self, record: Record) -> None:
-        event = self._codec.decode(AdapterEvent, record.value)
-        if event.version is not None and event.kind in (AdapterEventKind.VERSION, AdapterEventKind.TAINT):
-            self._known[event.adapter, event.version.version] = event.version
-        if event.version is not None and event.kind is AdapterEventKind.TAINT:
-            self._tainted.add((event.adapter, event.version.version))
-        if event.alias is not None:
-            self._note_before(event.adapter, event.alias.live_version)
-            self._wanted[event.adapter] = event.alias
-        if event.epoch is not None:
-            self._before.clear()
-            self._wanted_epoch, self._wanted = event.epoch, {adapter: AdapterAlias(live_version=number) for adapter, number in event.epoch.live.items()}
-
-    def _note_before(self, adapter: str, number: int) -> None:
-        """Version `number` is live: those that were before it on this epoch, the last one last."""
-        before, live = self._before.setdefault(adapter, []), self._wanted.get(adapter, AdapterAlias(live_version=NOBODY)).live_version
-        if number in before:
-            del before[before.index(number) :]
-        elif live not in (NOBODY, number):
-            before.append(live)
+        self._wanted.apply(self._codec.decode(AdapterEvent, record.value))
 
     async def _settle(self) -> None:
         """Makes epoch and aliases true; an engine that died is started anew."""
@@ -226,12 +203,12 @@ class Residency:
             await self._end()
         if self._serving is None and self.state == "standby":
             return
-        if self._wanted_epoch is not None and (self._serving is None or self._serving.epoch != self._wanted_epoch):
-            await self._switch_epoch(self._wanted_epoch)
+        if self._wanted.epoch is not None and (self._serving is None or self._serving.epoch != self._wanted.epoch):
+            await self._switch_epoch(self._wanted.epoch)
         serving = self._serving
-        if serving is None or serving.epoch != self._wanted_epoch:
+        if serving is None or serving.epoch != self._wanted.epoch:
             return
-        for adapter, alias in self._wanted.items():
+        for adapter, alias in self._wanted.aliases.items():
             before = serving.held(adapter)
             if alias.live_version == NOBODY and adapter in serving.live:
                 del serving.live[adapter]
@@ -248,10 +225,10 @@ class Residency:
 
     def _drop_tainted(self, serving: _Serving) -> None:
         """Deletes the files of tainted versions that nothing here serves any more."""
-        kept = {serving.epoch.epoch and self._known[BASE, serving.epoch.epoch].engine_name, *(name for adapter in self._wanted for name in serving.held(adapter))}
-        for one in [one for one in self._tainted if self._known[one].engine_name not in kept]:
-            self._tainted.discard(one)
-            shutil.rmtree(self._folder / self._known[one].engine_name, ignore_errors=True)
+        kept = {serving.epoch.epoch and self._wanted.known[BASE, serving.epoch.epoch].engine_name, *(name for adapter in self._wanted.aliases for name in serving.held(adapter))}
+        for one in [one for one in self._wanted.tainted if self._wanted.known[one].engine_name not in kept]:
+            self._wanted.tainted.discard(one)
+            shutil.rmtree(self._folder / self._wanted.known[one].engine_name, ignore_errors=True)
 
     async def _bring(self, serving: _Serving, adapter: str, number: int) -> None:
         """Loads version `number` and switches to it, unless it is live already, unknown or refused."""
@@ -288,15 +265,15 @@ class Residency:
         if declared is None or "previous" not in declared.fallback or adapter not in serving.live:
             serving.previous.pop(adapter, None)
             return
-        for number in reversed(self._before.get(adapter, ())):
-            if (adapter, number) not in self._tainted and (version := await self._loaded(serving, adapter, number)):
+        for number in self._wanted.before(adapter):
+            if version := await self._loaded(serving, adapter, number):
                 serving.previous[adapter] = version
                 return
         serving.previous.pop(adapter, None)
 
     async def _loaded(self, serving: _Serving, adapter: str, number: int) -> AdapterVersion | None:
         """Version `number`, loaded now where it was not; None where it is unknown or refused."""
-        version = self._known.get((adapter, number))
+        version = self._wanted.known.get((adapter, number))
         if version is None or adapter not in self._project.adapters or version.engine_name in self._refused:
             return None
         if version.engine_name in serving.engine.names():  # also one that was on its way out
@@ -318,7 +295,7 @@ class Residency:
 
     async def _switch_epoch(self, epoch: BaseEpoch) -> None:
         """Puts an engine on the base of `epoch` with its adapters in the place of the one that serves."""
-        version = self._known.get((BASE, epoch.epoch))
+        version = self._wanted.known.get((BASE, epoch.epoch))
         if epoch.epoch and (version is None or version.engine_name in self._refused):
             return
         try:
@@ -336,7 +313,7 @@ class Residency:
         await serving.engine.start()
         ENGINE_STARTS.inc()
         try:
-            for adapter, alias in self._wanted.items():
+            for adapter, alias in self._wanted.aliases.items():
                 await self._bring(serving, adapter, alias.live_version)
         except BaseException:
             await serving.engine.stop()

@@ -139,7 +139,7 @@ async def test_a_new_epoch_has_no_candidate(serving: Serving) -> None:
     await serving.alias(1)
     await serving.alias(1, 2)
     serving.tell(AdapterEvent(adapter="*", kind=AdapterEventKind.EPOCH, epoch=BaseEpoch(epoch=0, base_uri="", base_sha256="00", live={"mood": 3})))
-    assert serving._wanted == {"mood": AdapterAlias(live_version=3)}
+    assert serving._wanted.aliases == {"mood": AdapterAlias(live_version=3)}
 
 
 @pytest.mark.asyncio
