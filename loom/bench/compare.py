@@ -8,7 +8,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -103,20 +103,28 @@ def report(name: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 def show(name: str, rows: Sequence[Row], target: Path | None, picture_file: Path | None = None) -> None:
     """Prints the rows as a table; writes them as JSON to `target` and as SVG to `picture_file`, where these are named."""
+    show_as_they_come(name, [rows], target, picture_file)
+
+
+def show_as_they_come(name: str, parts: Iterable[Sequence[Row]], target: Path | None, picture_file: Path | None = None) -> None:
+    """The same for a benchmark of several parts, each shown as it ends: what fails then loses no part before it."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("what", "ours", "spread", "baseline", "ratio", "goal", "holds", title=name)
-    for row in rows:
-        cells = [number(row.ours, row.unit), " to ".join(number(v) for v in row.ours_spread), number(row.baseline, row.unit), number(row.ratio), number(row.goal)]
-        table.add_row(row.what, *cells, "-" if row.holds is None else "yes" if row.holds else "NO")
-    Console().print(table)
-    if target:
-        target.write_text(json.dumps(report(name, rows), indent=1) + "\n", encoding="utf-8")
-    if picture_file:
-        from loom.bench.picture import picture
+    rows: list[Row] = []
+    for part in parts:
+        rows += part
+        table = Table("what", "ours", "spread", "baseline", "ratio", "goal", "holds", title=name)
+        for row in part:
+            cells = [number(row.ours, row.unit), " to ".join(number(v) for v in row.ours_spread), number(row.baseline, row.unit), number(row.ratio), number(row.goal)]
+            table.add_row(row.what, *cells, "-" if row.holds is None else "yes" if row.holds else "NO")
+        Console().print(table)
+        if target:
+            target.write_text(json.dumps(report(name, rows), indent=1) + "\n", encoding="utf-8")
+        if picture_file:
+            from loom.bench.picture import picture
 
-        picture_file.write_text(picture(f"loom bench {name}", rows), encoding="utf-8")
+            picture_file.write_text(picture(f"loom bench {name}", rows), encoding="utf-8")
 
 
 def number(value: float | None, unit: str = "") -> str:

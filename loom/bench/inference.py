@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,7 +91,9 @@ def tokens_a_second(process: Process, load: Load) -> Callable[[], float]:
     return lambda: tokens / process.seconds(replace(load, seed=next(seeds)))
 
 
-def inference_rows(base: str, quick: bool) -> Sequence[Row]:
-    """The rows of the benchmark."""
+def inference_rows(base: str, quick: bool) -> Iterator[list[Row]]:
+    """The rows of the benchmark, part by part."""
     plan = QUICK if quick else WHOLE
-    return [*adapter_rows(base, plan), *size_rows(base, plan), *asyncio.run(event_rows(base, quick))]
+    yield adapter_rows(base, plan)
+    yield size_rows(base, plan)
+    yield asyncio.run(event_rows(base, quick))

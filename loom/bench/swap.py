@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -348,16 +348,14 @@ def told_rows(told: Sequence[Told], published_at: dict[int, float]) -> list[Row]
     ]
 
 
-async def swap_rows(base: str, quick: bool) -> list[Row]:
-    """The rows of the benchmark."""
+def swap_rows(base: str, quick: bool) -> Iterator[list[Row]]:
+    """The rows of the benchmark, part by part."""
     counts = QUICK if quick else WHOLE
     with tempfile.TemporaryDirectory(prefix="loom-bench-") as name:
         folder = Path(name)
         for i in range(CATALOGUE):
             random_adapter(base, folder / "adapters" / str(i), i)
         (folder / "published").mkdir()
-        return [
-            *await first_token_rows(base, folder / "adapters", counts),
-            *await catalogue_rows(base, folder / "adapters", counts),
-            *await publish_rows(base, folder / "published", counts),
-        ]
+        yield asyncio.run(first_token_rows(base, folder / "adapters", counts))
+        yield asyncio.run(catalogue_rows(base, folder / "adapters", counts))
+        yield asyncio.run(publish_rows(base, folder / "published", counts))

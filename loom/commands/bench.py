@@ -170,11 +170,11 @@ def inference(project: Project = None, quick: Quick = False, json_file: JsonFile
 
     Example: loom bench inference --project examples/pebblewire/loom.toml --quick
     """
-    from loom.bench.compare import show
+    from loom.bench.compare import show_as_they_come
     from loom.bench.inference import inference_rows
     from runtime.project import load_project
 
-    show("inference", inference_rows(load_project(settings_of(project=project).project).base_folder, quick), json_file, picture)
+    show_as_they_come("inference", inference_rows(load_project(settings_of(project=project).project).base_folder, quick), json_file, picture)
 
 
 def swap(project: Project = None, quick: Quick = False, json_file: JsonFile = None, picture: Picture = None) -> None:
@@ -182,11 +182,11 @@ def swap(project: Project = None, quick: Quick = False, json_file: JsonFile = No
 
     Example: loom bench swap --project examples/pebblewire/loom.toml --quick
     """
-    from loom.bench.compare import show
+    from loom.bench.compare import show_as_they_come
     from loom.bench.swap import swap_rows
     from runtime.project import load_project
 
-    show("swap", asyncio.run(swap_rows(load_project(settings_of(project=project).project).base_folder, quick)), json_file, picture)
+    show_as_they_come("swap", swap_rows(load_project(settings_of(project=project).project).base_folder, quick), json_file, picture)
 
 
 def share(project: Project = None, quick: Quick = False, json_file: JsonFile = None, picture: Picture = None) -> None:
