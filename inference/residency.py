@@ -41,6 +41,7 @@ from schemas.events import AdapterAlias, AdapterEvent, AdapterVersion, BaseEpoch
 from schemas.topics import ADAPTERS, BASE
 
 log = structlog.get_logger()
+RETRY_SECONDS = 1.0
 PROBE = Prompt("labels: yes, no", "Is this a probe of the adapter's effect?")
 MakeEngine = Callable[[str, str], Engine]
 """An engine on the base in a folder, by the name that adapters call it."""
@@ -192,6 +193,7 @@ class Residency:
                     await self._settle()
                 except Transient as error:  # an engine that died is made anew with the next look
                     log.warning("engine.failed", error=str(error))
+                    await asyncio.sleep(RETRY_SECONDS)
 
     def _apply(self, record: Record) -> None:
         self._wanted.apply(self._codec.decode(AdapterEvent, record.value))
@@ -390,7 +392,12 @@ class Residency:
     def _chore(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._chores.add(task)
-        task.add_done_callback(self._chores.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, chore: asyncio.Task[None]) -> None:
+        self._chores.discard(chore)
+        if not chore.cancelled() and (error := chore.exception()):
+            log.error("chore.failed", error=str(error))
 
 
 def _forget(engine_name: str) -> None:
