@@ -8,13 +8,14 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime.errors import LoomError
 
+Given = TypeVar("Given")
 ROUNDS = 5
 
 
@@ -67,6 +68,17 @@ def take_turns(sides: Mapping[str, Callable[[], float]], rounds: int = ROUNDS) -
             if number:
                 values[name].append(value)
     return values
+
+
+async def all_of(works: Iterable[Coroutine[Any, Any, Given]], at_once: int) -> list[Given]:
+    """What `works` give, so many of them at a time."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(work: Coroutine[Any, Any, Given]) -> Given:
+        async with gate:
+            return await work
+
+    return await asyncio.gather(*map(one, works))
 
 
 async def arrivals(count: int, each_second: float, chance: random.Random) -> AsyncIterator[int]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from inference.engines.vllm import CPU_CACHE_BYTES, VllmEngine
-from loom.bench.compare import BenchmarkFailed
+from loom.bench.compare import BenchmarkFailed, all_of
 
 FIRST_TOKEN, LAST_TOKEN = 5, 4000
 MARK = "@side "
@@ -95,13 +95,7 @@ class _Engine:
         self._loop.run_until_complete(self._carry_out(load))
 
     async def _carry_out(self, load: Load) -> None:
-        gate = asyncio.Semaphore(load.at_once)
-
-        async def one(prompt: Sequence[int], name: str | None, length: int) -> None:
-            async with gate:
-                await self._engine.fill(prompt, name, length)
-
-        await asyncio.gather(*(one(*request) for request in zip(load.prompts(), load.names(), load.lengths(), strict=True)))
+        await all_of((self._engine.fill(*request) for request in zip(load.prompts(), load.names(), load.lengths(), strict=True)), load.at_once)
 
 
 class _Peft:

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from inference.engines.vllm import VllmEngine
-from loom.bench.compare import BenchmarkFailed, Row, arrivals
+from loom.bench.compare import BenchmarkFailed, Row, all_of, arrivals
 from loom.bench.engine_side import FIRST_TOKEN, LAST_TOKEN
 from loom.bench.random_models import random_adapter
 from runtime.machine import yield_processor
@@ -106,14 +106,8 @@ class Bench:
 
     async def capacity(self, count: int) -> float:
         """Answers a second, many at once."""
-        gate = asyncio.Semaphore(AT_ONCE)
-
-        async def one() -> None:
-            async with gate:
-                await self.ask()
-
         began = time.perf_counter()
-        await asyncio.gather(*(one() for _ in range(count)))
+        await all_of((self.ask() for _ in range(count)), AT_ONCE)
         return count / (time.perf_counter() - began)
 
     async def paced(self, rate: float, seconds: float, pulse: PulseWriter | None = None) -> list[float]:

@@ -23,7 +23,7 @@ import numpy as np
 from inference.engines.vllm import VllmEngine
 from inference.residency import Residency
 from inference.service import Service
-from loom.bench.compare import BenchmarkFailed, Row, arrivals
+from loom.bench.compare import BenchmarkFailed, Row, all_of, arrivals
 from loom.bench.engine_side import FIRST_TOKEN, LAST_TOKEN
 from loom.bench.random_models import random_adapter, random_version
 from loom.embedded.kafka import EmbeddedKafka, free_port
@@ -168,17 +168,13 @@ async def catalogue_rows(base: str, folder: Path, counts: Counts) -> list[Row]:
 
 
 async def _tokens_a_second(engine: VllmEngine, names: Sequence[str], seed: int) -> float:
-    chance, gate = random.Random(seed), asyncio.Semaphore(ZIPF_AT_ONCE)
+    chance = random.Random(seed)
     asked = chance.choices(names, [1 / rank for rank in range(1, len(names) + 1)], k=ZIPF_REQUESTS)
     prompts = [[chance.randrange(FIRST_TOKEN, LAST_TOKEN) for _ in range(PROMPT_TOKENS)] for _ in asked]
 
-    async def one(prompt: list[int], name: str) -> int:
-        async with gate:
-            return (await engine.generate(prompt, name, None, ANSWER_TOKENS)).token_count
-
     began = time.perf_counter()
-    tokens = sum(await asyncio.gather(*(one(*both) for both in zip(prompts, asked, strict=True))))
-    return tokens / (time.perf_counter() - began)
+    made = await all_of((engine.generate(prompt, name, None, ANSWER_TOKENS) for prompt, name in zip(prompts, asked, strict=True)), ZIPF_AT_ONCE)
+    return sum(one.token_count for one in made) / (time.perf_counter() - began)
 
 
 @dataclass
@@ -283,14 +279,8 @@ async def _ask(here: Published, text: str, request_id: str = "begin") -> Told:
 
 async def _capacity(here: Published, texts: Sequence[str]) -> float:
     """Answers a second, 32 at once."""
-    gate = asyncio.Semaphore(ZIPF_AT_ONCE)
-
-    async def one(text: str) -> None:
-        async with gate:
-            await _ask(here, text)
-
     began = time.perf_counter()
-    await asyncio.gather(*(one(text) for _ in range(REPEATS) for text in texts))
+    await all_of((_ask(here, text) for _ in range(REPEATS) for text in texts), ZIPF_AT_ONCE)
     return len(texts) * REPEATS / (time.perf_counter() - began)
 
 
