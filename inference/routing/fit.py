@@ -23,6 +23,8 @@ HELD_OUT = 10
 """Every tenth row is held out where no validation rows are given."""
 DIFFERENT = 0.001
 """Share of the validation rows that n-grams alone may decide otherwise than with the vector."""
+SURE = 0.95
+"""How sure n-grams must be at least, to decide alone: few rows tell little of where they err."""
 Encode = Callable[[Sequence[str]], Floats]
 
 
@@ -204,7 +206,7 @@ class _Grams:
         confidence = calibration(self.evidence[rows])
         differ = np.sort(confidence[self.of_one_clause[rows] & (self.best.at[rows] != chosen)])
         allowed = int(DIFFERENT * rows.sum())
-        return Cascade(calibration, max(least, float(np.nextafter(differ[-allowed - 1], 2)) if len(differ) > allowed else 0.0))
+        return Cascade(calibration, max(least, SURE, float(np.nextafter(differ[-allowed - 1], 2)) if len(differ) > allowed else 0.0))
 
     def decided(self, cascade: Cascade, rows: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Which of `rows` it decides, and how probable it holds the best route of each."""
