@@ -82,7 +82,6 @@ class _Serving:
     previous: dict[str, AdapterVersion] = field(default_factory=dict)
     leases: Counter[str] = field(default_factory=Counter)
     released: asyncio.Condition = field(default_factory=asyncio.Condition)
-    pinned: set[str] = field(default_factory=set)
     of_base: dict[int, float] | None = None
     """What the base said to the probe when it was asked first."""
 
@@ -257,8 +256,7 @@ class Residency:
     async def _pin(self, serving: _Serving, adapter: str) -> None:
         """Pins the live version where that is declared; without room, as long as an older one is there, again and again."""
         live = serving.live.get(adapter)
-        if live and self._project.adapters[adapter].pinned and live.engine_name not in serving.pinned and await serving.engine.pin(live.engine_name):
-            serving.pinned.add(live.engine_name)
+        if live and self._project.adapters[adapter].pinned and await serving.engine.pin(live.engine_name):
             PINNED.labels(live.engine_name).set(1)
 
     async def _keep_previous(self, serving: _Serving, adapter: str) -> None:

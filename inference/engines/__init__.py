@@ -46,7 +46,7 @@ class Engine(Protocol):
         """Unloads `name`, and returns when the engine no longer lists it."""
 
     async def pin(self, name: str) -> bool:
-        """Keeps `name` in memory, and in a place of every batch, until it is removed, and says whether it is kept: the engine may have no room for that, or know no such thing."""
+        """Keeps `name` in memory, and in a place of every batch, until it is removed, and says whether it is kept: the engine may have no room for that, or know no such thing. Asked again, it does nothing."""
 
     def expect(self, name: str) -> None:
         """A request for `name` is on its way: one that made room for others in memory is read anew meanwhile, where the engine can."""
