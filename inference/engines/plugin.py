@@ -10,16 +10,13 @@ BUSY_POLL_MILLISECONDS = 1
 
 
 def register() -> None:
-    """Takes LoRA by segments (docs/decisions/0026), compiles grammars while prompts are read, and waits for messages without keeping a core busy. May be called again and again; does nothing on a GPU,
-    where a large vocabulary's grammar takes longer than a prompt."""
+    """Takes LoRA by segments (docs/decisions/0026), and waits for messages without keeping a core busy. May be called again and again; does nothing on a GPU."""
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
         return
     from vllm.distributed.device_communicators import shm_broadcast
     from vllm.platforms.cpu import CpuPlatform
-
-    from inference.engines.late_grammar import compile_meanwhile
 
     class Waiting(shm_broadcast.SpinCondition):
         """For a second after a message vLLM's processes try over and over whether there is another: a core each, of the few that training and the streams share with them.
@@ -36,5 +33,4 @@ def register() -> None:
 
     if shm_broadcast.SpinCondition.__name__ != Waiting.__name__:
         shm_broadcast.SpinCondition = Waiting
-    compile_meanwhile()
     CpuPlatform.get_punica_wrapper = classmethod(lambda _: "inference.engines.punica.SegmentedLora")
