@@ -28,14 +28,18 @@ class SegmentedLora(PunicaWrapperCPU):
         self._loaded: list[int | None] = []
         self._round = 0
         """Counts the changes of what is in slots."""
+        self._changed: list[int] = []
+        """The round in which each slot's adapter came."""
         self._batch = grouped(())
 
     def update_metadata(self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **how: Any) -> None:
         """Told by vLLM before a step whose requests differ from the last one's."""
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **how)
-        if lora_index_to_id is not self._told or lora_index_to_id != self._loaded:  # vLLM begins another list where all adapters go, as after its warming up
-            self._told, self._loaded = lora_index_to_id, list(lora_index_to_id)
+        if lora_index_to_id is not self._told or lora_index_to_id != self._loaded:
             self._round += 1
+            before = self._loaded if lora_index_to_id is self._told else []  # vLLM begins another list where all adapters go, as after its warming up
+            self._changed = [self._changed[slot] if before[slot : slot + 1] == [number] else self._round for slot, number in enumerate(lora_index_to_id)]
+            self._told, self._loaded = lora_index_to_id, list(lora_index_to_id)
         self._batch = grouped(self.token_lora_indices.tolist())
 
     def add_lora_linear(
@@ -50,8 +54,8 @@ class SegmentedLora(PunicaWrapperCPU):
         known = self._layers.get(key)
         if known is not None and known[1] == self._round:
             return known[0]
-        layer = known[0] if known else Packed(lora_a, lora_b)
-        layer.look()
+        layer, looked = known or (Packed(lora_a, lora_b), 0)
+        layer.look([slot for slot, changed in enumerate(self._changed) if changed > looked])
         self._layers[key] = layer, self._round
         return layer
 

@@ -6,8 +6,8 @@ Source: Punica (Chen et al. 2023), S-LoRA (Sheng et al. 2023).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
@@ -17,6 +17,8 @@ LONG = 32
 """Tokens side by side, of one adapter, that are multiplied by themselves: a prompt's. Below that, tokens are gathered."""
 SPREAD = 4
 """Groups are filled up to one size and multiplied at once, where that makes none more than so many times as large."""
+HOLES = 2
+"""Slots between those of a bundle are multiplied too, by any token, where all are not more than so many times as many: to copy the matrices of those that are asked for costs three times what it costs to read them."""
 NONE = -1
 """The slot of a token without an adapter."""
 
@@ -38,6 +40,21 @@ class Bundle:
     gather: Tensor
     places: Tensor
     tokens: Tensor | None
+    _rows: dict[int, Tensor] = field(default_factory=dict)
+
+    def rows(self, count: int) -> Tensor:
+        """Where the tokens' `count` rows each are (tokens * count), if a group's places lie there `count` times, one set of them behind the other."""
+        if count not in self._rows:
+            size = len(self.gather) // self.groups
+            first = (self.places // size) * size * count + self.places % size
+            self._rows[count] = (first.unsqueeze(1) + torch.arange(count) * size).flatten()
+        return self._rows[count]
+
+    def of(self, matrices: Tensor, count: int = 1) -> Tensor:
+        """Of `matrices` (slots * count, ...) those of the groups."""
+        if isinstance(self.slots, slice):
+            return matrices[self.slots.start * count : self.slots.stop * count]
+        return matrices.view(-1, count, *matrices.shape[1:])[self.slots].flatten(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,36 +94,70 @@ def _alike(groups: Mapping[int, Sequence[int]]) -> Iterator[dict[int, Sequence[i
 
 
 def _bundle(groups: Mapping[int, Sequence[int]], count: int) -> Bundle:
-    slots, most = list(groups), max(map(len, groups.values()))
-    gather = [token for tokens in groups.values() for token in (*tokens, *[0] * (most - len(tokens)))]
-    place = {token: i * most + j for i, tokens in enumerate(groups.values()) for j, token in enumerate(tokens)}
+    most = max(map(len, groups.values()))
+    span = range(min(groups), max(groups) + 1)
+    near = len(span) <= HOLES * len(groups)
+    slots: Sequence[int] = span if near else list(groups)
+    gather = [token for slot in slots for token in (*groups.get(slot, ()), *[0] * (most - len(groups.get(slot, ()))))]
+    place = {token: i * most + j for i, slot in enumerate(slots) for j, token in enumerate(groups.get(slot, ()))}
     tokens = sorted(place)
-    adjacent = slots[-1] - slots[0] + 1 == len(slots)
     return Bundle(
-        slice(slots[0], slots[-1] + 1) if adjacent else torch.tensor(slots), len(slots), torch.tensor(gather), torch.tensor([place[token] for token in tokens]),
+        slice(span.start, span.stop) if near else torch.tensor(slots), len(slots), torch.tensor(gather), torch.tensor([place[token] for token in tokens]),
         None if len(tokens) == count else torch.tensor(tokens),
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """`count` projections side by side whose outputs are as many: `up` (slots * count, rank, outputs) makes of the columns `inner` of what `down` makes the columns `outer` of the layer's outputs."""
+
+    up: Tensor
+    count: int
+    inner: slice
+    outer: slice
+
+    def add_run(self, y: Tensor, inner: Tensor, slot: int) -> None:
+        """Adds to `y` (tokens, outputs) what one slot makes of `inner` (tokens, count * rank)."""
+        _, rank, outputs = self.up.shape
+        for i in range(self.count):
+            y[:, i * outputs : (i + 1) * outputs].addmm_(inner[:, i * rank : (i + 1) * rank], self.up[slot * self.count + i])
+
+    def add_bundle(self, y: Tensor, inner: Tensor, bundle: Bundle) -> None:
+        """Adds to `y` (tokens, outputs) what the bundle's slots make of `inner` (groups, size, count * rank)."""
+        _, rank, outputs = self.up.shape
+        groups, size, _ = inner.shape
+        parts = inner.view(groups, size, self.count, rank).transpose(1, 2).reshape(groups * self.count, size, rank)
+        made = torch.bmm(parts, bundle.of(self.up, self.count)).view(-1, outputs).index_select(0, bundle.rows(self.count)).view(-1, self.count * outputs)
+        if bundle.tokens is None:
+            y += made
+        else:
+            y.index_add_(0, bundle.tokens, made)
+
+
 class Packed:
-    """The matrices of one layer: `down` (slots, inputs, projections * rank), `up` (slots, projections * rank, outputs), of which a projection has a block. vLLM's own tensors become views of them, so that what it loads is here."""
+    """The matrices of one layer: `down` (slots, inputs, projections * rank), and stacks of those that make its outputs. vLLM's own tensors become views of them, so that what it loads is here."""
 
     def __init__(self, lora_a: Sequence[Tensor], lora_b: Sequence[Tensor]) -> None:
         slots, _, rank, inputs = lora_a[0].shape
-        sizes = [b.shape[2] for b in lora_b]
-        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-        self.blocks = tuple((slice(i * rank, (i + 1) * rank), slice(end - size, end)) for i, (size, end) in enumerate(zip(sizes, ends, strict=True)))
-        """Of `up`: rows and columns of each projection."""
-        self.down = lora_a[0].new_zeros(slots, inputs, len(sizes) * rank)
-        self.up = lora_b[0].new_zeros(slots, len(sizes) * rank, ends[-1])
-        for a, b, (inner, outer) in zip(lora_a, lora_b, self.blocks, strict=True):
-            _move(a, self.down[:, :, inner].mT.unsqueeze(1))
-            _move(b, self.up[:, inner, outer].mT.unsqueeze(1))
-        self.filled: frozenset[int] = frozenset()
+        self.down = lora_a[0].new_zeros(slots, inputs, len(lora_a) * rank)
+        for i, a in enumerate(lora_a):
+            _move(a, self.down[:, :, i * rank : (i + 1) * rank].mT.unsqueeze(1))
+        self.stacks: list[Stack] = []
+        inner = outer = 0
+        for outputs, alike in groupby(lora_b, key=lambda b: int(b.shape[2])):
+            projections = list(alike)
+            count = len(projections)
+            up = projections[0].new_zeros(slots * count, rank, outputs)
+            for i, b in enumerate(projections):
+                _move(b, up[i::count].mT.unsqueeze(1))
+            self.stacks.append(Stack(up, count, slice(inner, inner := inner + count * rank), slice(outer, outer := outer + count * outputs)))
+        self.filled: set[int] = set()
+        """Slots that have an adapter which changes this layer."""
 
-    def look(self) -> None:
-        """Notes which slots have an adapter that changes this layer."""
-        self.filled = frozenset(self.down.flatten(1).any(1).nonzero().flatten().tolist())
+    def look(self, slots: Collection[int]) -> None:
+        """Notes which of `slots`, whose adapters are others than before, have one that changes this layer."""
+        self.filled -= set(slots)
+        self.filled |= {slot for slot in slots if self.down[slot].any()}
 
     def add(self, y: Tensor, x: Tensor, batch: Batch) -> None:
         """Adds to `y` (tokens, outputs) what the batch's adapters make of `x` (tokens, inputs)."""
@@ -119,17 +170,15 @@ class Packed:
             self._add_bundle(y, x, bundle)
 
     def _add_run(self, y: Tensor, x: Tensor, run: Run) -> None:
-        inner, up, target = x[run.tokens] @ self.down[run.slot], self.up[run.slot], y[run.tokens]
-        for rows, columns in self.blocks:
-            target[:, columns].addmm_(inner[:, rows], up[rows, columns])
+        inner, target = x[run.tokens] @ self.down[run.slot], y[run.tokens]
+        for stack in self.stacks:
+            stack.add_run(target[:, stack.outer], inner[:, stack.inner], run.slot)
 
     def _add_bundle(self, y: Tensor, x: Tensor, bundle: Bundle) -> None:
         groups = x.index_select(0, bundle.gather).view(bundle.groups, -1, x.shape[1])
-        made = torch.bmm(torch.bmm(groups, self.down[bundle.slots]), self.up[bundle.slots]).view(-1, y.shape[1]).index_select(0, bundle.places)
-        if bundle.tokens is None:
-            y += made
-        else:
-            y.index_add_(0, bundle.tokens, made)
+        inner = torch.bmm(groups, bundle.of(self.down))
+        for stack in self.stacks:
+            stack.add_bundle(y[:, stack.outer], inner[:, :, stack.inner], bundle)
 
 
 def _move(tensor: Tensor, into: Tensor) -> None:

@@ -45,7 +45,7 @@ def test_what_is_added_is_what_each_adapter_makes_of_its_tokens(stretches: list[
     for slot in range(SLOTS):
         if filled[slot]:
             load(lora_a, lora_b, slot)
-    layer.look()
+    layer.look(range(SLOTS))
     assert layer.filled == {0} | {slot for slot in range(SLOTS) if filled[slot]}
     x, y = torch.randn(len(slots), INPUTS), torch.randn(len(slots), sum(outputs))
     expected = token_by_token(y, x, lora_a, lora_b, slots)
@@ -72,13 +72,23 @@ def test_prompts_go_alone_and_single_tokens_together(slots: list[int], runs: int
     assert (len(batch.runs), len(batch.bundles)) == (runs, bundles)
 
 
+@pytest.mark.parametrize(("slots", "read"), [([4, 0, 2], slice(0, 5)), ([9, 0, 0, 1], [0, 1, 9])], ids=["holes between them are read too", "too many to read"])
+def test_matrices_lie_where_they_are_unless_slots_are_far_apart(slots: list[int], read: slice | list[int]) -> None:
+    (bundle,) = grouped(slots).bundles
+    assert bundle.slots == read if isinstance(bundle.slots, slice) else bundle.slots.tolist() == read
+    matrices = torch.randn(10 * 2, 3, 4)
+    wanted = matrices.view(10, 2, 3, 4)[read].flatten(0, 1)
+    assert torch.equal(bundle.of(matrices, 2), wanted)
+    assert (bundle.of(matrices, 2).untyped_storage().data_ptr() == matrices.untyped_storage().data_ptr()) == isinstance(read, slice), "copied only where it must be"
+
+
 def test_an_unloaded_slot_changes_nothing_any_more() -> None:
     lora_a, lora_b = stacked((6,))
     layer = Packed(lora_a, lora_b)
     load(lora_a, lora_b, 2)
-    layer.look()
+    layer.look(range(SLOTS))
     lora_a[0][2], lora_b[0][2] = 0, 0
-    layer.look()
+    layer.look(range(SLOTS))
     y = torch.ones(3, 6)
     layer.add(y, torch.randn(3, INPUTS), grouped([2, 2, 2]))
     assert torch.equal(y, torch.ones(3, 6))
