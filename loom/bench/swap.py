@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -255,9 +255,9 @@ async def publish_rows(base: str, folder: Path, counts: Counts) -> list[Row]:
         await here.live(1)
         await asking
         texts = [_long_text(number) for number in range(TEXTS)]
-        capacity = await _capacity(here, texts)
+        capacity, newest = await _capacity(here, texts, counts)
         told, live_since = list[Told](), dict[int, float]()
-        publishing = asyncio.create_task(_publish(here, counts.publishes, counts.requests / (LOAD * capacity) / (counts.publishes + 1), live_since))
+        publishing = asyncio.create_task(_publish(here, range(newest + 1, newest + 1 + counts.publishes), counts.requests / (LOAD * capacity) / (counts.publishes + 1), live_since))
         await _load(here, texts, LOAD * capacity, counts.requests, told)
         await publishing
     return told_rows(told, live_since)
@@ -277,15 +277,25 @@ async def _ask(here: Published, text: str, request_id: str = "begin") -> Told:
     return Told(began, time.perf_counter(), text, result.version, result.output, result.status)
 
 
-async def _capacity(here: Published, texts: Sequence[str]) -> float:
-    """Answers a second, 32 at once."""
+async def _capacity(here: Published, texts: Sequence[str], counts: Counts) -> tuple[float, int]:
+    """Answers a second, 64 at once, to as many requests a version as under load, since each version begins without a prefix cache; and the newest version."""
+    asked = REPEATS * len(texts)
+    of_one = counts.requests // counts.publishes
+
+    async def one(number: int) -> None:
+        if number % of_one == 0:
+            await here.publish(2 + number // of_one)
+        await _ask(here, texts[number % len(texts)])
+
     began = time.perf_counter()
-    await all_of((_ask(here, text) for _ in range(REPEATS) for text in texts), ZIPF_AT_ONCE)
-    return len(texts) * REPEATS / (time.perf_counter() - began)
+    await all_of((one(number) for number in range(asked)), ZIPF_AT_ONCE)
+    rate, newest = asked / (time.perf_counter() - began), 2 + (asked - 1) // of_one
+    await here.live(newest)
+    return rate, newest
 
 
-async def _publish(here: Published, count: int, every_seconds: float, live_since: dict[int, float]) -> None:
-    for number in range(2, count + 2):
+async def _publish(here: Published, numbers: Iterable[int], every_seconds: float, live_since: dict[int, float]) -> None:
+    for number in numbers:
         await asyncio.sleep(every_seconds)
         live_since[number] = await here.publish(number)
         await here.live(number)
