@@ -20,7 +20,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from inference.front import Front
+from inference.front import Front, attended
 from inference.residency import Residency
 from inference.service import MAX_TEXT_CHARACTERS, Answer, Offer, Usage
 from runtime.project import Project, ToolDeclaration
@@ -144,7 +144,7 @@ def openai_routes(project: Project, front: Front, residency: Residency) -> APIRo
             if not body.stream:
                 return _completion(body.model, request, await front.answer(http, request, offer))
             pieces = front.stream(request, offer)
-            first = await anext(pieces)  # what is refused is refused before a stream begins
+            first = await attended(http, _first(pieces))  # what is refused is refused before a stream begins
         except HTTPException as error:
             return _error(error.status_code, str(error.detail), dict(error.headers or {}))
         if isinstance(first, Answer) and (refused := _refusal(body.model, first)):
@@ -246,6 +246,10 @@ def _message(answer: Answer) -> tuple[dict[str, Any], str]:
 def _call(result: Result, output: Mapping[str, Any]) -> dict[str, Any]:
     arguments = {name: value for name, value in output.items() if name != "tool"}
     return {"id": f"call_{result.result_id[:24]}", "type": "function", "function": {"name": output["tool"], "arguments": json.dumps(arguments, ensure_ascii=False)}}
+
+
+async def _first(pieces: AsyncIterator[str | Answer]) -> str | Answer:
+    return await anext(pieces)
 
 
 async def _events(body: ChatRequest, request: Request, first: str | Answer, pieces: AsyncIterator[str | Answer]) -> AsyncIterator[str]:

@@ -127,22 +127,23 @@ class Head:
 def exclusive_evidence(head: Head, logits: Floats, vectors: Floats) -> tuple[Floats, Floats]:
     """What speaks for the best route being right, (n, 3): its logit above that of what is out of scope, above the next one's, and how near the vectors are to
     those of any route; and the logits of the routes (n, routes)."""
-    second, first = _first_two(logits[:, :-1])
-    columns: Floats = np.c_[first - logits[:, -1], np.minimum(first - second, 10.0), -np.sqrt(np.maximum(head.distance(vectors), 0))].astype(np.float32)
+    leads, _ = _leads(logits)
+    columns: Floats = np.c_[leads, -np.sqrt(np.maximum(head.distance(vectors), 0))].astype(np.float32)
     return columns, logits[:, :-1]
 
 
 def gram_evidence(logits: Floats) -> Floats:
     """What speaks for the best route of n-grams alone being right, (n, 3): its logit above that of what is out of scope, above the next one's, and as it is."""
-    second, first = _first_two(logits[:, :-1])
-    columns: Floats = np.c_[first - logits[:, -1], np.minimum(first - second, 10.0), first].astype(np.float32)
+    columns: Floats = np.c_[_leads(logits)].astype(np.float32)
     return columns
 
 
-def _first_two(routes: Floats) -> tuple[Floats, Floats]:
-    """The second highest and the highest of each row."""
+def _leads(logits: Floats) -> tuple[Floats, Floats]:
+    """How far the best route's logit is above that of what is out of scope, which is the last, and above the next one's, 10 at most (n, 2); and the best one's logit (n,)."""
+    routes = logits[:, :-1]
     two = np.partition(routes, -2, axis=1)[:, -2:] if routes.shape[1] > 1 else np.c_[np.zeros(len(routes), np.float32), routes]
-    return two[:, 0], two[:, 1]
+    second, first = two[:, 0], two[:, 1]
+    return np.c_[first - logits[:, -1], np.minimum(first - second, 10.0)], first
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,23 @@ async def test_a_listener_who_leaves_ends_the_request_and_frees_its_place() -> N
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("stream", [True, False], ids=["of a stream", "of an answer"])
+async def test_who_leaves_before_there_is_anything_ends_the_request_too(*, stream: bool) -> None:
+    async with system(at_once=1) as at:
+        at.engine.hangs = True
+        waiting = asyncio.create_task(at.complete("classifier", stream=stream))
+        async with asyncio.timeout(5):
+            while not at.engine.prompts:
+                await asyncio.sleep(0.01)
+            waiting.cancel()
+            while not at.engine.left:
+                await asyncio.sleep(0.01)
+        at.engine.hangs = False
+        assert (await at.complete("classifier")).choices[0].message.content == "NEGATIVE"
+        assert len(at.notes.requests) == 1
+
+
+@pytest.mark.asyncio
 async def test_tools_of_the_request_are_on_offer_and_no_others() -> None:
     async with system() as at:
         made = await at.complete("tool", tools=[TOOL], metadata={"user_id": "9"})
