@@ -174,11 +174,13 @@ async def _rows(spec: RunSpec) -> list[Row]:
 
 async def _publish(spec: RunSpec, made: Made, base: str, rows: list[Row], folder: Path) -> Outcome:
     """Writes manifest and artifact to the store; an adapter's configuration names its base by epoch and digest."""
+    import torch
+
     sha256 = base_sha256(Path(base)) if Path(base).exists() else base
     live, best, first = (version.engine_name if version else None for version in (spec.live, spec.best, spec.first))
     manifest = Manifest(
         spec.name, spec.base_epoch, sha256, spec.ranges, tuple(row.example_id for row in rows), dataset_sha256(rows), spec.recipe.model_dump(mode="json"),
-        live if spec.amends else None, live, best, first,
+        live if spec.amends else None, live, best, first, torch.get_num_threads(),
     )  # fmt: skip
     (folder / MANIFEST).write_text(manifest.to_json())
     (folder / CARD).write_text(card(f"{spec.name}@{spec.version}", spec.run_id, base_name(spec.base_epoch, sha256), manifest, made, rows), encoding="utf-8")

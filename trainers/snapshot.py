@@ -48,7 +48,7 @@ class Row:
 class Manifest:
     """All that decides a version: which records, their texts by one digest, every hash and seed that training depends on, what was declared.
 
-    By engine name: `parent` is the version that it goes on from; `live`, `best` and `first` are those that it was compared with.
+    Sums depend on how many `threads` add them up, weights to the bit with them. By engine name: `parent` is the version that it goes on from; `live`, `best` and `first` are those that it was compared with.
     """
 
     adapter: str
@@ -62,6 +62,7 @@ class Manifest:
     live: str | None
     best: str | None
     first: str | None
+    threads: int
     split_rule: str = "sha256('split', group_id) mod 10 = 0 is evaluation"
 
     def to_json(self) -> str:

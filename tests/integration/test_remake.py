@@ -6,15 +6,21 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import torch
 
 from loom.client import Client
 from loom.embedded.kafka import EmbeddedKafka
 from loom.embedded.postgres import EmbeddedPostgres
-from loom.versions import run_of
+from loom.versions import PastRun, run_of
 from runtime.objects import Objects
 from runtime.settings import Settings
 from tests.support.runs import carry_out, small_project
 from trainers.remake import Remade, is_near, remake
+
+
+def on_another_number_of_threads(past: PastRun) -> Remade:
+    torch.set_num_threads(past.manifest["threads"] + 1)
+    return remake(past.spec, past.version, past.manifest, lambda _: None)
 
 
 @pytest.mark.asyncio
@@ -26,7 +32,7 @@ async def test_a_version_is_made_again_from_its_manifest(kafka: EmbeddedKafka, p
         async with Client(small_project(steps=1), kafka.address, Objects(settings.objects_url), carried.prefix) as client:  # declared otherwise by now
             fleet = await client.fleet()
         past = await run_of(fleet, "classifier", 1, settings)
-        return await asyncio.to_thread(remake, past.spec, past.version, past.manifest, lambda _: None)
+        return await asyncio.to_thread(on_another_number_of_threads, past)
 
     made = await again()
     assert (made.examples, made.missing, made.same_dataset, made.same_weights, made.holds) == (60, 0, True, True, True)

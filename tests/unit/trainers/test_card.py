@@ -22,7 +22,7 @@ def rows(*licences: str | None) -> list[Row]:
 
 
 def made_of(name: str, declared: Adapter | Cpt, learnt: list[Row]) -> str:
-    manifest = Manifest(name, 1, "5ha", (OffsetRange(topic="t", partition=0, first=0, end=9),), tuple(row.example_id for row in learnt), "d19e57", declared.model_dump(mode="json"), None, None, None, None)
+    manifest = Manifest(name, 1, "5ha", (OffsetRange(topic="t", partition=0, first=0, end=9),), tuple(row.example_id for row in learnt), "d19e57", declared.model_dump(mode="json"), None, None, None, None, 1)
     return card(f"{name}@7", "run-1", "base@1-1a2b3c4d", manifest, MADE, learnt)
 
 
