@@ -15,6 +15,7 @@ from runtime.project import Adapter, Cpt, Project
 from runtime.settings import Settings
 from schemas.events import AdapterVersion, ClaimCheck
 from schemas.topics import BASE
+from trainers.conditions import Conditions
 from trainers.fleet import Fleet
 from trainers.run import RunSpec
 
@@ -68,6 +69,7 @@ async def run_of(fleet: Fleet, name: str, number: int | None, settings: Settings
     spec = RunSpec(
         version.run_id, name, version.version, version.base_epoch, _base(fleet, version), recipe, state.runs[version.run_id].ranges, live, settings.broker or "", database_of(settings),
         settings.objects_url, settings.data / "runs", settings.registry, best=best, first=first, amends=manifest["parent"] is not None,
+        conditions=Conditions(threads=manifest.get("threads")),  # manifests of before do not say
     )  # fmt: skip
     return PastRun(version, spec, manifest)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,14 +36,14 @@ class Remade:
 
 
 def remake(spec: RunSpec, version: AdapterVersion, manifest: Mapping[str, Any], report: Report) -> Remade:
-    """`version` made again in a folder of its own, on as many threads as then; nothing is published.
+    """`version` made again in a folder of its own; nothing is published.
 
     Raises:
         LoomError: an artifact is not what the registry says.
     """
     rows = read_rows(spec)
     ids = {row.example_id for row in rows}
-    with tempfile.TemporaryDirectory(prefix="loom-remake-") as folder, _on_threads(manifest.get("threads")):
+    with tempfile.TemporaryDirectory(prefix="loom-remake-") as folder:
         made = make(spec, base_folder(spec), rows, Path(folder), report)
         weights = hashlib.sha256((Path(folder) / made.files[0]).read_bytes()).hexdigest()
     names = [name for name in made.metrics if name in version.metrics and name in scores_of(spec.name, version.metrics)]
@@ -52,19 +51,6 @@ def remake(spec: RunSpec, version: AdapterVersion, manifest: Mapping[str, Any], 
         len(rows), sum(one not in ids for one in manifest["example_ids"]), dataset_sha256(rows) == manifest["dataset_sha256"], weights == version.files[0].sha256,
         {name: (version.metrics[name], made.metrics[name]) for name in names},
     )  # fmt: skip
-
-
-@contextmanager
-def _on_threads(count: int | None) -> Iterator[None]:
-    """Torch has `count` threads meanwhile, or as many as it has where a manifest of before does not say."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def scores_of(name: str, metrics: Mapping[str, float]) -> list[str]:

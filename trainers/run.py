@@ -121,7 +121,11 @@ def read_rows(spec: RunSpec) -> list[Row]:
 
 
 def make(spec: RunSpec, base: str, rows: list[Row], folder: Path, report: Report) -> Made:
-    """What the run makes of `rows`, in `folder`."""
+    """What the run makes of `rows`, in `folder`; torch has the conditions' threads from then on."""
+    if spec.conditions.threads:
+        import torch
+
+        torch.set_num_threads(spec.conditions.threads)
     if isinstance(spec.recipe, Cpt):
         from trainers import pretrain
 
@@ -209,11 +213,10 @@ def end_with_parent() -> None:
 def child(spec: RunSpec, connection: Any) -> None:
     """The process: sends moments, then one Outcome, or OutOfMemory, or the text of another error. It ends with its worker."""
     threading.Thread(target=end_with_parent, daemon=True).start()
-    if spec.conditions.threads:
+    if spec.conditions.gpu_memory:
         import torch
 
-        torch.set_num_threads(spec.conditions.threads)
-        if spec.conditions.gpu_memory and torch.cuda.is_available():
+        if torch.cuda.is_available():
             torch.cuda.set_per_process_memory_fraction(spec.conditions.gpu_memory)
     try:
         connection.send(execute(spec, connection.send))
