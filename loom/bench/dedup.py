@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from loom.bench.compare import Row, rate, take_turns
 from runtime.errors import SettingsError
@@ -21,6 +22,9 @@ from streams.twins import MIN_WORDS, PERMUTATIONS, THRESHOLD, Claim, Index, Prin
 
 SECRET = b"benchmark" * 4
 DOCUMENT_CHUNKS = 20
+TURNS = 20
+"""Documents that the full store and the empty one judge by turns: so few that the empty one stays small."""
+FULL_OVER_EMPTY = "verdicts with the full store over an empty one, by turns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +126,20 @@ def speed(texts: Sequence[str], rounds: int) -> list[Row]:
     ]
 
 
-async def store(texts: Sequence[str], count: int, rounds: int) -> list[Row]:
-    """Verdicts a second with the shared store, and what it holds a million live chunks in."""
+async def store(texts: Sequence[str], count: int) -> list[Row]:
+    """Verdicts a second with a shared store that `count` chunks are in, beside one that is empty at first, and what it holds a million live chunks in."""
     from loom.embedded.postgres import EmbeddedPostgres
     from runtime.database import connect, migrate
     from streams.verdicts import Candidate, VerdictStore
+
+    async def pace(verdicts: VerdictStore, number: int) -> float:
+        """The chunks a second of one document."""
+        name, own = _document(texts, number)
+        found = prints(own, [keyed_hash(SECRET, text) for text in own], SECRET)
+        candidates = [Candidate(f"{name}#{i}", i, p) for i, p in enumerate(found)]
+        began = time.perf_counter()
+        await verdicts.judge(name, 1, candidates, b"", name)
+        return len(own) / (time.perf_counter() - began)
 
     with tempfile.TemporaryDirectory(prefix="loom-bench-") as folder:
         postgres = EmbeddedPostgres(Path(folder) / "postgres")
@@ -134,29 +147,28 @@ async def store(texts: Sequence[str], count: int, rounds: int) -> list[Row]:
         try:
             await asyncio.to_thread(migrate, postgres.url)
             async with await connect(postgres.url) as pool:
-                verdicts, rates = VerdictStore(pool), []
-                for number in range(rounds):
-                    documents = [_document(texts, number, d) for d in range(count // rounds // DOCUMENT_CHUNKS)]
-                    found = [(name, prints(own, [keyed_hash(SECRET, text) for text in own], SECRET)) for name, own in documents]
-                    candidates = {name: [Candidate(f"{name}#{i}", i, p) for i, p in enumerate(own)] for name, own in found}
-                    began = time.perf_counter()
-                    for name, own in candidates.items():
-                        await verdicts.judge(name, 1, own, b"", name)
-                    rates.append(sum(map(len, candidates.values())) / (time.perf_counter() - began))
-                live = await pool.fetchval("SELECT count(*) FROM chunk_claims")
-                size = await pool.fetchval("SELECT pg_total_relation_size('chunk_claims')")
+                await pool.execute("CREATE DATABASE empty")
+                beside = urlsplit(postgres.url)._replace(path="/empty").geturl()
+                await asyncio.to_thread(migrate, beside)
+                async with await connect(beside) as other:
+                    full, empty = VerdictStore(pool), VerdictStore(other)
+                    documents = count // DOCUMENT_CHUNKS
+                    filling = [await pace(full, number) for number in range(documents)]
+                    live = await pool.fetchval("SELECT count(*) FROM chunk_claims")
+                    size = await pool.fetchval("SELECT pg_total_relation_size('chunk_claims')")
+                    turns = [(await pace(full, number), await pace(empty, number)) for number in range(documents, documents + TURNS)]
         finally:
             await asyncio.to_thread(postgres.stop)
     return [
-        Row.of(f"whole verdicts with the shared store, {count:,} chunks", "chunks/s", rates),
-        Row.of(f"the last round of {rounds} over the first", "", [rates[-1] / rates[0]]),
+        Row.of(f"whole verdicts as the shared store fills, {count:,} chunks", "chunks/s", filling),
+        Row.of(FULL_OVER_EMPTY, "chunks/s", [ours for ours, _ in turns], [theirs for _, theirs in turns]),
         Row.of("the store, a million live chunks", "MiB", [size / live * 1e6 / 2**20]),
     ]
 
 
-def _document(texts: Sequence[str], round_number: int, number: int) -> tuple[str, list[str]]:
+def _document(texts: Sequence[str], number: int) -> tuple[str, list[str]]:
     """A document of real chunks, of which most are made different by a word in five, and some are left as they are."""
-    name = f"d{round_number}-{number}"
+    name = f"d{number}"
     own = []
     for i in range(DOCUMENT_CHUNKS):
         salt = hashlib.blake2b(f"{name}-{i}".encode(), digest_size=4).hexdigest()
@@ -182,5 +194,5 @@ def dedup(folder: Path, quick: bool) -> list[Row]:
         Row.of("near twins: precision", "", [precision], goal=0.95),
         *(Row.of(f"chunks with a twin in {relation} documents", "", [share]) for relation, share in sorted(shares(pieces, pairs).items())),
         *speed(texts[: len(texts) // 10] if quick else texts, rounds),
-        *asyncio.run(store(texts, 2_000 if quick else 50_000, rounds)),
+        *asyncio.run(store(texts, 2_000 if quick else 50_000)),
     ]
