@@ -6,15 +6,15 @@ import asyncio
 import re
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from cachetools import LRUCache
 
 from inference.breaker import Breaker
 from inference.engines import Engine, Hear
-from inference.residency import Residency
+from inference.residency import Lease
 from inference.routing.decision import Decision, Intent
 from inference.routing.router import Router
 from inference.shadows import Shadows
@@ -26,7 +26,7 @@ from runtime.pulse import PulseWriter
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import prompt_ids
 from runtime.tasks.samples import TaskSpec, answer, ask, task_input
-from runtime.tasks.shortlist import Shortlist
+from runtime.tasks.shortlist import Shortlist, may_cut
 from runtime.tasks.tool import Tool
 from schemas.events import AdapterVersion, CompletionStatus, Request, RequestCompleted, Result, ResultReference, ResultStatus, RouteStatus
 from schemas.topics import BASE, result_topic
@@ -69,6 +69,16 @@ class Offer:
 DECLARED = Offer()
 Link = int | Literal["previous", "base"] | None
 """A version; the one that was live before; the base alone; whichever the adapter's name stands for."""
+
+
+class Leases(Protocol):
+    """Where versions are held while they answer: a residency."""
+
+    def expect(self, adapter: str) -> None:
+        """A request for `adapter` is on its way."""
+
+    def lease(self, adapter: str, version: int | Literal["previous"] | None = None, conversation: str | None = None) -> AbstractAsyncContextManager[Lease]:
+        """The engine and who answers for `adapter`, held meanwhile."""
 
 
 class _Breakers(LRUCache[str, Breaker]):
@@ -137,7 +147,7 @@ def once(results: Sequence[tuple[str, Result]]) -> list[tuple[str, Result]]:
 class Service:
     """Answers requests. Holds no state of its own."""
 
-    def __init__(self, project: Project, router: Router, residency: Residency, tokenizer: Any, shortlist: Shortlist, shadows: Shadows | None = None, pulse: PulseWriter | None = None) -> None:
+    def __init__(self, project: Project, router: Router, residency: Leases, tokenizer: Any, shortlist: Shortlist, shadows: Shadows | None = None, pulse: PulseWriter | None = None) -> None:
         self._project, self._router, self._residency, self._tokenizer, self._shortlist, self._shadows, self._pulse = project, router, residency, tokenizer, shortlist, shadows, pulse
         self._breakers: LRUCache[str, Breaker] = _Breakers(VERSIONS_WATCHED)
 
@@ -275,7 +285,8 @@ class Service:
         """
         everything = allowed(declared, request.tools, offer)
         given = task_input(everything.task, intent.text, request.context)
-        ((spec, shown),) = await asyncio.to_thread(self._shortlist.narrow, everything, [given])
+        narrow = self._shortlist.narrow
+        ((spec, shown),) = await asyncio.to_thread(narrow, everything, [given]) if may_cut(everything) else narrow(everything, [given])
         ids = prompt_ids(self._tokenizer, ask(spec, shown))
         own, most = (offer.grammar, offer.max_tokens) if spec.task == "chat" else (None, None)
         made = await engine.generate(ids, engine_name, own or grammar(spec, shown), most or MAX_TOKENS[spec.task], hear, request.priority)

@@ -24,6 +24,7 @@ import psutil
 from inference.engines import Generation, Hear
 from inference.engines.fair import FairOrder
 from runtime.artifacts import weight_shapes
+from runtime.collector import collect_less
 from runtime.errors import InvalidInput, Transient
 from runtime.machine import has_nvidia
 from runtime.metrics import READ_AGAIN
@@ -31,6 +32,7 @@ from runtime.precision import is_bfloat16_faster
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
+    from vllm.sampling_params import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
 Answered = TypeVar("Answered")
@@ -91,6 +93,7 @@ class VllmEngine:
                 await asyncio.to_thread(making.result().shutdown)
             raise
         self._engine = engine
+        collect_less()  # of what vLLM imports alone, looking at all objects takes half a second, in which nothing is answered
 
     def _make(self) -> AsyncLLM:
         import torch
@@ -206,17 +209,15 @@ class VllmEngine:
         return 0 if self._engine is None else self._engine.output_processor.get_num_unfinished_requests()
 
     async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int, hear: Hear | None = None, priority: int = 0) -> Generation:
-        from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+        from vllm.sampling_params import StructuredOutputsParams
 
         structured = StructuredOutputsParams(grammar=grammar) if grammar else None
-        output = await self._last(prompt, adapter, SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=0, structured_outputs=structured), hear, priority)
+        output = await self._last(prompt, adapter, sampling(hear, max_tokens=max_tokens, logprobs=0, structured_outputs=structured), hear, priority)
         mean = (output.cumulative_logprob or 0.0) / max(1, len(output.token_ids))
         return Generation(output.text, len(output.token_ids), math.exp(mean))
 
     async def probe(self, prompt: Sequence[int], adapter: str | None) -> dict[int, float]:
-        from vllm.sampling_params import SamplingParams
-
-        output = await self._last(prompt, adapter, SamplingParams(temperature=0.0, max_tokens=1, logprobs=10))
+        output = await self._last(prompt, adapter, sampling(max_tokens=1, logprobs=10))
         return {token: entry.logprob for token, entry in output.logprobs[0].items()}
 
     @property
@@ -225,7 +226,7 @@ class VllmEngine:
             raise Transient("the engine is not running")
         return self._engine
 
-    async def _last(self, prompt: Sequence[int], adapter: str | None, sampling: Any, hear: Hear | None = None, priority: int = 0) -> Any:
+    async def _last(self, prompt: Sequence[int], adapter: str | None, wanted: SamplingParams, hear: Hear | None = None, priority: int = 0) -> Any:
         """The finished output of one request; `hear` is told each piece of its text."""
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import TokensPrompt
@@ -235,9 +236,9 @@ class VllmEngine:
             raise InvalidInput(f"the engine has not loaded {adapter}")
         lora = self._loaded[adapter] if adapter else None
         last, told = None, 0
-        turn = self._order.enter(adapter, len(prompt) + sampling.max_tokens, priority)
+        turn = self._order.enter(adapter, len(prompt) + (wanted.max_tokens or 0), priority)
         try:
-            async for output in self._running.generate(TokensPrompt(prompt_token_ids=list(prompt)), sampling, uuid.uuid4().hex, lora_request=lora, priority=turn):
+            async for output in self._running.generate(TokensPrompt(prompt_token_ids=list(prompt)), wanted, uuid.uuid4().hex, lora_request=lora, priority=turn):
                 last = output
                 text = output.outputs[0].text
                 if hear and len(text) > told:
@@ -256,6 +257,13 @@ class VllmEngine:
         if last is None:
             raise Transient("the engine gave no output")
         return last.outputs[0]
+
+
+def sampling(hear: Hear | None = None, **parameters: Any) -> SamplingParams:
+    """The likeliest tokens. Where nobody hears, vLLM wakes this process with the last of them and not with each; and it need not copy what is of one request alone."""
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    return SamplingParams(temperature=0.0, output_kind=RequestOutputKind.CUMULATIVE if hear else RequestOutputKind.FINAL_ONLY, skip_clone=True, **parameters)
 
 
 def slots(base: str, rank: int) -> int:

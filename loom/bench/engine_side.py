@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from inference.engines.vllm import CPU_CACHE_BYTES, VllmEngine
+from inference.engines.vllm import CPU_CACHE_BYTES, VllmEngine, sampling
 from loom.bench.compare import BenchmarkFailed, all_of
+from runtime.collector import collect_less
 
 FIRST_TOKEN, LAST_TOKEN = 5, 4000
 MARK = "@side "
@@ -60,9 +61,7 @@ class Ours(VllmEngine):
 
     async def fill(self, prompt: Sequence[int], adapter: str | None, tokens: int) -> None:
         """Answers with just so many tokens."""
-        from vllm.sampling_params import SamplingParams
-
-        await self._last(prompt, adapter, SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True))
+        await self._last(prompt, adapter, sampling(max_tokens=tokens, ignore_eos=True))
 
 
 class Stock(Ours):
@@ -76,6 +75,12 @@ class Stock(Ours):
         engine = await asyncio.to_thread(lambda: AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments, kv_cache_memory_bytes=CPU_CACHE_BYTES)))
         await engine.check_health()
         self._engine = engine
+        collect_less()  # as its own server does
+
+    async def fill(self, prompt: Sequence[int], adapter: str | None, tokens: int) -> None:
+        from vllm.sampling_params import SamplingParams
+
+        await self._last(prompt, adapter, SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True))
 
 
 class _Engine:

@@ -89,6 +89,8 @@ class Base:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def expect(self, adapter: str) -> None: ...
+
     @asynccontextmanager
     async def lease(self, adapter: str, version: int | str | None = None, conversation: str | None = None) -> AsyncIterator[Lease]:
         yield Lease(self._engine, None)
@@ -101,7 +103,7 @@ class Bench:
         self.engine, self.broker, self.project = engine, broker, load_project(project_file)
         self.tokenizer = load_tokenizer(self.project.base_folder)
         no_router: Any = None
-        self.service = Service(self.project, no_router, Base(engine), self.tokenizer, Shortlist(minilm().encode))  # type: ignore[arg-type]
+        self.service = Service(self.project, no_router, Base(engine), self.tokenizer, Shortlist(minilm().encode))
         self.seeds = itertools.count(1)
 
     def prompt(self, adapter: str, text: str) -> tuple[list[int], str | None, int, TaskSpec, Any]:

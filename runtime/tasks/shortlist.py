@@ -29,6 +29,11 @@ MAX_KNOWN = 4096
 """Tools whose vectors are kept, some KiB each: messages may bring any."""
 
 
+def may_cut(spec: TaskSpec) -> bool:
+    """Whether narrowing may ask the encoder, which takes milliseconds."""
+    return bool(spec.shortlist) and (spec.task == "tool" or (spec.task == "chat" and spec.quote))
+
+
 class Shortlist:
     """`encode` gives unit vectors of texts."""
 
@@ -48,7 +53,7 @@ class Shortlist:
         keep = keep or [()] * len(inputs)
         if spec.task == "tool":
             return self._nearest_tools(spec, inputs, keep)
-        if spec.task == "chat" and spec.quote and spec.shortlist and inputs:
+        if may_cut(spec) and inputs:
             return self._nearest_sentences(spec, inputs, keep)
         return [(spec, given) for given in inputs]
 

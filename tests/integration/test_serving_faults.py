@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing.forkserver
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from inference.engines.remote import RemoteEngine
 from inference.engines.vllm import CPU_CACHE_BYTES, VllmEngine, slots
 from inference.service import Answer
 from inference.worker import AnswerStage, RequestShell
+from loom.bench import events
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.errors import InvalidInput, Transient
 from runtime.in_flight import WAITING_RECORDS
@@ -284,17 +286,19 @@ async def test_an_engine_compiles_nothing_leaves_the_cores_alone_between_request
 
 
 @pytest.mark.asyncio
-async def test_vllm_keeps_the_contract_of_engines(tmp_path: Path) -> None:
+async def test_vllm_keeps_the_contract_of_engines(tmp_path: Path, kafka: EmbeddedKafka) -> None:
     base = load_project(PROJECT).base_folder
     assert slots(base, 16) > SLOTS
     engine = VllmEngine(base, max_loras=SLOTS, max_cpu_loras=IN_MEMORY)
     await engine.start()
     try:
+        assert gc.get_freeze_count() > 100_000, "what vLLM imports is looked at again and again, half a second each time"
         shape = shape_of(base)
         assert abs(engine.cache_tokens - CPU_CACHE_BYTES // serving(shape, 16, 4, 24 << 30, 1024, HALF if is_bfloat16_faster() else FULL).token_bytes) < 256  # of what `loom plan` says, to a block
         await check_engine(engine, base, tmp_path / "vllm")
         await a_lorax_client_keeps_it_too(engine, base, tmp_path / "lorax")
         await what_is_pinned_stays_and_what_is_expected_comes_back(engine, base, tmp_path / "many")
+        await requests_reach_it_as_the_benchmark_sends_them(engine, base, kafka.address, tmp_path)
         await one_that_dies_as_it_loads_refuses_nothing(engine, base, tmp_path / "last")
     finally:
         await engine.stop()
@@ -328,6 +332,17 @@ async def what_is_pinned_stays_and_what_is_expected_comes_back(engine: VllmEngin
     for name in names:
         await engine.remove(name)
     assert not await engine.client.list_loras()
+
+
+async def requests_reach_it_as_the_benchmark_sends_them(engine: VllmEngine, base: str, broker: str, folder: Path) -> None:
+    project = folder / "loom.toml"
+    project.write_text(events.PROJECT.format(base=Path(base).resolve()))
+    bench = events.Bench(engine, broker, project)
+    for way in ("idempotent", "exactly-once"):
+        took, _ = await bench.through(way, 0, 5)
+        assert len(took) == 5
+    bound, free, valid = await bench.structured("act", 3)
+    assert (len(bound), valid) == (len(free), 1.0)
 
 
 async def one_that_dies_as_it_loads_refuses_nothing(engine: VllmEngine, base: str, folder: Path) -> None:

@@ -115,7 +115,7 @@ class System:
 async def system(at_once: int = 8) -> AsyncIterator[System]:
     engine, router, notes = Engine(), Router(), Notes()
     live = Live(engine)
-    service = Service(PROJECT, router, live, TOKENIZER, Shortlist(lambda texts: np.zeros((len(texts), 4), np.float32)))  # type: ignore[arg-type]
+    service = Service(PROJECT, router, live, TOKENIZER, Shortlist(lambda texts: np.zeros((len(texts), 4), np.float32)))
     server = uvicorn.Server(uvicorn.Config(build_api(PROJECT, service, live, notes, at_once), port=0, log_level="error", lifespan="off"))  # type: ignore[arg-type]
     running = asyncio.create_task(server.serve())
     while not server.started:
