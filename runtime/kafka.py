@@ -73,15 +73,15 @@ async def send_all(client: AIOKafkaProducer, outgoing: Sequence[Outgoing]) -> No
     await asyncio.gather(*[await client.send(o.topic, key=o.key, value=o.value, headers=list(o.headers)) for o in outgoing])
 
 
-def consumer(broker: str, *topics: str, group: str | None = None, session_timeout_seconds: int = 10, fetch_wait_milliseconds: int = PROMPT_MILLISECONDS, fetch_bytes: int = 1) -> AIOKafkaConsumer:
+def consumer(broker: str, *topics: str, group: str | None = None, session_timeout_seconds: int = 10, fetch_wait_milliseconds: int = PROMPT_MILLISECONDS) -> AIOKafkaConsumer:
     """A read_committed consumer from the earliest record on, which never commits by itself.
 
-    The broker answers a fetch that finds less than `fetch_bytes` after `fetch_wait_milliseconds`. A partition whose records were handed out meanwhile waits for that answer.
+    The broker answers a fetch that finds nothing after `fetch_wait_milliseconds`. A partition whose records were handed out meanwhile waits for that answer.
     """
     return AIOKafkaConsumer(
         *topics, bootstrap_servers=broker, group_id=group, isolation_level="read_committed", enable_auto_commit=False,
         auto_offset_reset="earliest", session_timeout_ms=session_timeout_seconds * 1000, heartbeat_interval_ms=session_timeout_seconds * 250,
-        fetch_max_wait_ms=fetch_wait_milliseconds, fetch_min_bytes=fetch_bytes, max_partition_fetch_bytes=4 * MAX_MESSAGE_BYTES,
+        fetch_max_wait_ms=fetch_wait_milliseconds, max_partition_fetch_bytes=4 * MAX_MESSAGE_BYTES,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from inference.engines.vllm import VllmEngine
 from inference.residency import Lease
 from inference.service import Service
 from inference.worker import CONCURRENT, AnswerStage, RequestShell
-from loom.bench.asker import RESULTS, asked, text_of
+from loom.bench.asker import RESULTS, Asked, asked, text_of
 from loom.bench.compare import BenchmarkFailed, Row, arrivals
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.encoder import minilm
@@ -112,8 +112,8 @@ class Bench:
         given = task_input(spec.task, text, {})
         return prompt_ids(self.tokenizer, ask(spec, given)), grammar(spec, given), MAX_TOKENS[spec.task], spec, given
 
-    async def bare(self, rate: float, count: int) -> tuple[list[float], float]:
-        """The engine alone: seconds of each answer, requests coming at random moments, or `CONCURRENT` at once where `rate` is 0; and of all together."""
+    async def bare(self, rate: float, count: int) -> Asked:
+        """The engine alone, requests coming at random moments, or `CONCURRENT` at once where `rate` is 0."""
         seed = next(self.seeds)
         asks = [self.prompt("mood", text_of(number, seed)) for number in range(count)]
         gate, took, chance = asyncio.Semaphore(CONCURRENT if not rate else count), list[float](), random.Random(seed)
@@ -128,9 +128,9 @@ class Bench:
         began = time.perf_counter()
         running = [asyncio.create_task(one(number)) async for number in arrivals(count, rate, chance)]
         await asyncio.gather(*running)
-        return took, time.perf_counter() - began
+        return Asked(took, took, time.perf_counter() - began)
 
-    async def through(self, way: str, rate: float, count: int) -> tuple[list[float], float]:
+    async def through(self, way: str, rate: float, count: int) -> Asked:
         """By Kafka, in a way: `exactly-once`, `idempotent`, or a relay of either that asks no engine."""
         async with self._serving(way) as prefix:
             await asked(self.broker, prefix, 0, 20, next(self.seeds))  # until partitions are there, and all is warm
@@ -229,23 +229,28 @@ class Bench:
 async def measured(bench: Bench, counts: Counts) -> list[Row]:
     """The rows, sides taking turns."""
     await bench.bare(0, 40)
-    capacity = [counts.pressed / (await bench.bare(0, counts.pressed))[1] for _ in range(counts.rounds)]
+    capacity = [counts.pressed / (await bench.bare(0, counts.pressed)).whole for _ in range(counts.rounds)]
     rate = LOAD * statistics.median(capacity)
     ways = ("idempotent", "exactly-once", "idempotent relay", "exactly-once relay")
     paced: dict[str, list[float]] = {way: [] for way in ("bare", *ways)}
+    outside: dict[str, list[float]] = {way: [] for way in ways}
     pressed: dict[str, list[float]] = {"bare": [], "idempotent": [], "exactly-once": []}
     for _ in range(counts.rounds):
-        paced["bare"].append(_p50(await bench.bare(rate, counts.paced)))
-        pressed["bare"].append(counts.pressed / (await bench.bare(0, counts.pressed))[1])
+        paced["bare"].append(_p50((await bench.bare(rate, counts.paced)).took))
+        pressed["bare"].append(counts.pressed / (await bench.bare(0, counts.pressed)).whole)
         for way in ways:
-            paced[way].append(_p50(await bench.through(way, rate, counts.paced)))
+            found = await bench.through(way, rate, counts.paced)
+            paced[way].append(_p50(found.took))
+            outside[way].append(_p50([whole - engine for whole, engine in zip(found.took, found.in_engine, strict=True)]))
             if way in pressed:
-                pressed[way].append(counts.pressed / (await bench.through(way, 0, counts.pressed))[1])
+                pressed[way].append(counts.pressed / (await bench.through(way, 0, counts.pressed)).whole)
     over = {way: [mine - alone for mine, alone in zip(paced[way], paced["bare"], strict=True)] for way in ways}
     rows = [
         Row.under("the engine alone, p50 at half of capacity", "ms", paced["bare"]),
         Row.under("Kafka, idempotent: p50 over the engine's", "ms", over["idempotent"], goal=IDEMPOTENT_MS),
         Row.under("Kafka, exactly-once: p50 over the engine's", "ms", over["exactly-once"], goal=EXACTLY_ONCE_MS),
+        Row.under("the same, idempotent: what a request is outside of the engine, p50", "ms", outside["idempotent"], goal=IDEMPOTENT_MS),
+        Row.under("the same, exactly-once: what a request is outside of the engine, p50", "ms", outside["exactly-once"], goal=EXACTLY_ONCE_MS),
         Row.under("aiokafka alone, idempotent: p50", "ms", paced["idempotent relay"]),
         Row.under("aiokafka alone, exactly-once: p50", "ms", paced["exactly-once relay"]),
         Row.of("Kafka, idempotent, at full speed", "requests/s", pressed["idempotent"], pressed["bare"], OF_THROUGHPUT),
@@ -258,8 +263,9 @@ async def measured(bench: Bench, counts: Counts) -> list[Row]:
     return rows
 
 
-def _p50(measured_: tuple[list[float], float]) -> float:
-    return statistics.median(measured_[0]) * 1000
+def _p50(seconds: Sequence[float]) -> float:
+    """Of seconds, in milliseconds."""
+    return statistics.median(seconds) * 1000
 
 
 async def event_rows(base: str, quick: bool) -> list[Row]:

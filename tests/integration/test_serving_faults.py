@@ -339,8 +339,9 @@ async def requests_reach_it_as_the_benchmark_sends_them(engine: VllmEngine, base
     project.write_text(events.PROJECT.format(base=Path(base).resolve()))
     bench = events.Bench(engine, broker, project)
     for way in ("idempotent", "exactly-once"):
-        took, _ = await bench.through(way, 0, 5)
-        assert len(took) == 5
+        found = await bench.through(way, 0, 5)
+        assert len(found.took) == 5
+        assert all(0 < engine < whole for whole, engine in zip(found.took, found.in_engine, strict=True))
     bound, free, valid = await bench.structured("act", 3)
     assert (len(bound), valid) == (len(free), 1.0)
 
