@@ -232,7 +232,8 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
     service = Service(project, router, residency, tokenizer, Shortlist((await asyncio.to_thread(minilm)).encode), shadows, pulse)
     shell = RequestShell(f"{settings.prefix}inference", broker, AnswerStage(service, codec, settings.prefix), codec, settings.prefix, settings.session_timeout_seconds, project.inference.delivery)
     server = WorkerServer(uvicorn.Config(build_api(project, service, residency, Recorder(writer), keys=settings.api_keys), host=settings.http_host, port=settings.http_port, log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=DRAIN_SECONDS))
-    collect_less()  # an engine in this process does so too, as it starts: others are elsewhere
+    if settings.engine_urls:  # an engine of its own does so as it starts
+        collect_less()
     tasks = [following, asyncio.create_task(router.run(stop)), asyncio.create_task(server.serve()), asyncio.create_task(shell.run(stop)), *([asyncio.create_task(pulse.run(stop))] if pulse else [])]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # none ends by itself but by an error

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
-from loom.bench.compare import BenchmarkFailed
+from loom.bench.compare import BenchmarkFailed, due_seconds
 from runtime.kafka import partitions_of
 from schemas.codec import Codec, InvalidRecord
 from schemas.events import Request, Result
@@ -40,6 +40,11 @@ class Asked:
     in_engine: list[float]
     whole: float
 
+    @property
+    def each_second(self) -> float:
+        """Requests."""
+        return len(self.took) / self.whole
+
 
 def text_of(number: int, seed: int) -> str:
     """A message of a dozen words; no two are alike."""
@@ -55,20 +60,21 @@ def ask(broker: str, prefix: str, rate: float, count: int, seed: int) -> Asked:
     reader.assign([TopicPartition(place.topic, place.partition, _end(reader, place)) for place in places])
     reader.poll(LOOK_SECONDS)  # connects
     values = [CODEC.encode(Request(request_id=_key(seed, n), conversation_id=_key(seed, n), text=text_of(n, seed), adapter_id=ADAPTER)) for n in range(count)]
-    sent, took, results, chance = dict[str, float](), list[float](), list[bytes](), random.Random(seed)
-    began = due = time.perf_counter()
+    due = list(due_seconds(count, rate, random.Random(seed)))
+    sent, took, results = dict[str, float](), list[float](), list[bytes]()
+    began = time.perf_counter()
     while len(took) < count:
         now = time.perf_counter()
+        left = began + due[len(sent)] - now if len(sent) < count else LOOK_SECONDS
         if now - began > SECONDS:
             raise BenchmarkFailed(f"{count - len(took)} of {count} requests have no result after {SECONDS} s")
-        if len(sent) < count and due <= now:
+        if left <= 0:
             key = _key(seed, len(sent))
             writer.produce(prefix + REQUESTS, value=values[len(sent)], key=key)
             writer.poll(0)
             sent[key] = now
-            due += chance.expovariate(rate) if rate else 0.0
             continue
-        message = reader.poll(min(LOOK_SECONDS, due - now) if len(sent) < count else LOOK_SECONDS)
+        message = reader.poll(min(LOOK_SECONDS, left))
         if message is not None:
             key, value = _read(message)
             took.append(time.perf_counter() - sent[key])

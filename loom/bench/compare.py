@@ -8,7 +8,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,12 +81,19 @@ async def all_of(works: Iterable[Coroutine[Any, Any, Given]], at_once: int) -> l
     return await asyncio.gather(*map(one, works))
 
 
-async def arrivals(count: int, each_second: float, chance: random.Random) -> AsyncIterator[int]:
-    """The numbers below `count`, each when it is due: at random moments, so many a second on average (a Poisson process); all at once where `each_second` is 0."""
-    due = time.perf_counter()
-    for number in range(count):
+def due_seconds(count: int, each_second: float, chance: random.Random) -> Iterator[float]:
+    """When each of `count` is due, in seconds from the beginning: at random moments, so many a second on average (a Poisson process); all at once where `each_second` is 0."""
+    due = 0.0
+    for _ in range(count):
         due += chance.expovariate(each_second) if each_second else 0.0
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        yield due
+
+
+async def arrivals(count: int, each_second: float, chance: random.Random) -> AsyncIterator[int]:
+    """The numbers below `count`, each when it is due."""
+    began = time.perf_counter()
+    for number, due in enumerate(due_seconds(count, each_second, chance)):
+        await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
         yield number
 
 

@@ -229,7 +229,7 @@ class Bench:
 async def measured(bench: Bench, counts: Counts) -> list[Row]:
     """The rows, sides taking turns."""
     await bench.bare(0, 40)
-    capacity = [counts.pressed / (await bench.bare(0, counts.pressed)).whole for _ in range(counts.rounds)]
+    capacity = [(await bench.bare(0, counts.pressed)).each_second for _ in range(counts.rounds)]
     rate = LOAD * statistics.median(capacity)
     ways = ("idempotent", "exactly-once", "idempotent relay", "exactly-once relay")
     paced: dict[str, list[float]] = {way: [] for way in ("bare", *ways)}
@@ -237,13 +237,13 @@ async def measured(bench: Bench, counts: Counts) -> list[Row]:
     pressed: dict[str, list[float]] = {"bare": [], "idempotent": [], "exactly-once": []}
     for _ in range(counts.rounds):
         paced["bare"].append(_p50((await bench.bare(rate, counts.paced)).took))
-        pressed["bare"].append(counts.pressed / (await bench.bare(0, counts.pressed)).whole)
+        pressed["bare"].append((await bench.bare(0, counts.pressed)).each_second)
         for way in ways:
             found = await bench.through(way, rate, counts.paced)
             paced[way].append(_p50(found.took))
             outside[way].append(_p50([whole - engine for whole, engine in zip(found.took, found.in_engine, strict=True)]))
             if way in pressed:
-                pressed[way].append(counts.pressed / (await bench.through(way, 0, counts.pressed)).whole)
+                pressed[way].append((await bench.through(way, 0, counts.pressed)).each_second)
     over = {way: [mine - alone for mine, alone in zip(paced[way], paced["bare"], strict=True)] for way in ways}
     rows = [
         Row.under("the engine alone, p50 at half of capacity", "ms", paced["bare"]),

@@ -341,7 +341,7 @@ async def requests_reach_it_as_the_benchmark_sends_them(engine: VllmEngine, base
     for way in ("idempotent", "exactly-once"):
         found = await bench.through(way, 0, 5)
         assert len(found.took) == 5
-        assert all(0 < engine < whole for whole, engine in zip(found.took, found.in_engine, strict=True))
+        assert all(0 < inside < whole for whole, inside in zip(found.took, found.in_engine, strict=True))
     bound, free, valid = await bench.structured("act", 3)
     assert (len(bound), valid) == (len(free), 1.0)
 
