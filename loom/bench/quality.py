@@ -57,15 +57,15 @@ class Names:
     types: tuple[str, ...] = ()
 
 
-async def quality(rows: Sequence[Row], train: Sequence[Row], url: str, names: Names, whole: Whole | None = None) -> list[Score]:
-    """Scores of every kind that `rows` allow; baselines are trained on `train`, and so is `whole`.
+async def quality(rows: Sequence[Row], train: Sequence[Row], url: str, names: Names, whole: Whole | None = None, key: str | None = None) -> list[Score]:
+    """Scores of every kind that `rows` allow; baselines are trained on `train`, and so is `whole`. `key` is asked for where the system has keys.
 
     A test may bring its own labels, entity types and tools: then these are on offer instead of the declared ones.
 
     Raises:
-        SettingsError: nothing serves at `url`, or it does not have the adapters.
+        SettingsError: nothing serves at `url`, or it does not have the adapters, or does not know the key.
     """
-    async with httpx.AsyncClient(base_url=url, timeout=300) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=300, headers={"Authorization": f"Bearer {key}"} if key else {}) as http:
         asker = Asker(http)
         try:
             (await http.get("/healthz")).raise_for_status()
@@ -78,7 +78,7 @@ async def quality(rows: Sequence[Row], train: Sequence[Row], url: str, names: Na
 
 
 class Asker:
-    """Asks a few at a time and answers in order."""
+    """Asks a few at a time, no faster than it is told to, and answers in order."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
@@ -95,7 +95,8 @@ class Asker:
     async def _all(self, bodies: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
         async def post(path: str, body: Mapping[str, Any]) -> Any:
             async with self._gate:
-                reply = await self._http.post(path, json=body)
+                while (reply := await self._http.post(path, json=body)).status_code == httpx.codes.TOO_MANY_REQUESTS:  # noqa: ASYNC110 - it says when to come again
+                    await asyncio.sleep(float(reply.headers["retry-after"]))
                 reply.raise_for_status()
                 return reply.json()
 

@@ -28,6 +28,7 @@ def quality(
     tool: Annotated[str, typer.Option("--tool", help="Adapter that the calls are for.")] = "tool",
     entities: Annotated[str, typer.Option("--entities", help="Adapter that the entities are for.")] = "ner",
     chat: Annotated[str, typer.Option("--chat", help="Adapter that the answers are for.")] = "chat",
+    key: Annotated[str | None, typer.Option("--key", envvar="LOOM_API_KEY", help="A key with the scopes `ask` and `generate`, where the system asks for one (`loom keys`).")] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Also train all weights of the base on the rows of --train, by the adapter's recipe: minutes.")] = False,
     data: Data = None,
     quick: Quick = False,
@@ -51,7 +52,7 @@ def quality(
     if whole and not known:
         raise SettingsError("--whole trains on the rows of --train: name a file of them")
     url, names = f"http://{settings.http_host}:{settings.http_port}", Names(classifier, tool, entities, chat, labels, types)
-    _show_scores("quality", asyncio.run(score_quality(rows, known, url, names, Whole(loaded) if whole else None)), json_file)
+    _show_scores("quality", asyncio.run(score_quality(rows, known, url, names, Whole(loaded) if whole else None, key)), json_file)
 
 
 def router(
