@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ import structlog
 
 from inference import admission
 from inference.engines import Engine
+from inference.proof import base_says, prove
 from inference.wanted import NOBODY, Wanted
 from runtime.artifacts import base_name, fetch, weight_shapes
 from runtime.errors import InvalidInput, Transient
@@ -33,16 +33,12 @@ from runtime.metrics import ENGINE_STARTS, LEASES, LOADS, PINNED, RESIDENT
 from runtime.objects import Objects
 from runtime.project import Project
 from runtime.signing import NO_KEYS, Keys
-from runtime.tasks.grammar import MAX_TOKENS, grammar
-from runtime.tasks.prompt import Prompt, prompt_ids
-from runtime.tasks.samples import answer, ask, task_input
 from schemas.codec import Codec
 from schemas.events import AdapterAlias, AdapterEvent, AdapterVersion, BaseEpoch
 from schemas.topics import ADAPTERS, BASE
 
 log = structlog.get_logger()
 RETRY_SECONDS = 1.0
-PROBE = Prompt("labels: yes, no", "Is this a probe of the adapter's effect?")
 MakeEngine = Callable[[str, str], Engine]
 """An engine on the base in a folder, by the name that adapters call it."""
 Refuse = Callable[[AdapterVersion, str], Awaitable[None]]
@@ -339,36 +335,12 @@ class Residency:
         engine = serving.engine
         await engine.add(version.engine_name, folder)
         try:
-            await self._prove(serving, version)
+            base = serving.of_base = serving.of_base or await base_says(engine, self._tokenizer)
+            await prove(engine, version.engine_name, self._project.adapters[version.engine_name.partition("@")[0]].spec, self._tokenizer, base)
         except (InvalidInput, Transient):  # what is loaded counts as proven
             await engine.remove(version.engine_name)
             raise
         RESIDENT.labels(version.engine_name).set(1)
-
-    async def _prove(self, serving: _Serving, version: AdapterVersion) -> None:
-        """Asks the loaded version. Raises InvalidInput for one that answers as the base does, or not in the form of its task."""
-        engine, name, ids = serving.engine, version.engine_name, prompt_ids(self._tokenizer, PROBE)
-        base = serving.of_base = serving.of_base or await engine.probe(ids, None)
-        again, adapted, said = await asyncio.gather(engine.probe(ids, None), engine.probe(ids, name), self._warm_answer(engine, name))
-        if not all(map(math.isfinite, adapted.values())):
-            raise InvalidInput(f"{name} answers with no numbers: its weights are too large, or none")
-        if not admission.has_effect(base, again, adapted):
-            raise InvalidInput(f"{name} has no effect: it answers as the base does")
-        if isinstance(said, ValueError):
-            raise InvalidInput(f"{name} does not answer in the form of its task: {said}") from said
-
-    async def _warm_answer(self, engine: Engine, name: str) -> ValueError | None:
-        """Asks for an answer in the form of the task; what is wrong with it."""
-        declared = self._project.adapters[name.partition("@")[0]].spec
-        spec, given = replace(declared, tools=declared.tools[: declared.shortlist]), task_input(declared.task, PROBE.user, {})
-        if spec.task == "tool" and not spec.tools:
-            return None  # they come with each message
-        made = await engine.generate(prompt_ids(self._tokenizer, ask(spec, given)), name, grammar(spec, given), MAX_TOKENS[spec.task])
-        try:
-            answer(spec, made.text, given)
-        except ValueError as error:
-            return error
-        return None
 
     async def _drain(self, serving: _Serving, version: AdapterVersion) -> None:
         """Unloads a replaced version once nothing in flight names it."""
