@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,8 @@ class Held(Instant):
 
 @pytest.mark.asyncio
 async def test_while_more_waits_than_may_partitions_pause_and_their_owner_stays_one(kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a broker that other tests leave no core to for six seconds takes members for dead too, by their heartbeats: that is another test's matter
+    session_seconds = 60
     prefix, count, service, stop = "pause.", WAITING_RECORDS + 400, Held(), asyncio.Event()
 
     def impatient(*arguments: Any, **options: Any) -> AIOKafkaConsumer:
@@ -194,7 +196,7 @@ async def test_while_more_waits_than_may_partitions_pause_and_their_owner_stays_
     monkeypatch.setattr("inference.worker.consumer", impatient)
     await apply_topics(kafka.address, load_project(PROJECT).topics.values(), prefix)
     await send(kafka.address, prefix, range(count))
-    shell = RequestShell(f"{prefix}inference", kafka.address, AnswerStage(service, CODEC, prefix), CODEC, prefix, 6)  # type: ignore[arg-type]
+    shell = RequestShell(f"{prefix}inference", kafka.address, AnswerStage(service, CODEC, prefix), CODEC, prefix, session_seconds)  # type: ignore[arg-type]
     holds, take_over = list[int](), shell.take_over
 
     async def counted(assigned: Sequence[TopicPartition]) -> None:
@@ -298,6 +300,7 @@ async def test_vllm_keeps_the_contract_of_engines(tmp_path: Path, kafka: Embedde
         await check_engine(engine, base, tmp_path / "vllm")
         await a_lorax_client_keeps_it_too(engine, base, tmp_path / "lorax")
         await what_is_pinned_stays_and_what_is_expected_comes_back(engine, base, tmp_path / "many")
+        await who_does_not_listen_is_told_once(engine, base)
         await requests_reach_it_as_the_benchmark_sends_them(engine, base, kafka.address, tmp_path)
         await one_that_dies_as_it_loads_refuses_nothing(engine, base, tmp_path / "last")
     finally:
@@ -332,6 +335,24 @@ async def what_is_pinned_stays_and_what_is_expected_comes_back(engine: VllmEngin
     for name in names:
         await engine.remove(name)
     assert not await engine.client.list_loras()
+
+
+async def who_does_not_listen_is_told_once(engine: VllmEngine, base: str) -> None:
+    """Each output wakes the process that asks, which takes a core from the engine."""
+    told: list[int] = []
+    generate = engine.client.generate
+
+    async def counted(*given: Any, **named: Any) -> AsyncIterator[Any]:
+        told.append(0)
+        async for output in generate(*given, **named):
+            told[-1] += 1
+            yield output
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.client, "generate", counted)
+        for hear in (None, lambda _: None):
+            assert (await engine.generate(asked(base), None, 'root ::= "a"{20}', 28, hear)).text == "a" * 20
+    assert told[0] == 1 < told[1]
 
 
 async def requests_reach_it_as_the_benchmark_sends_them(engine: VllmEngine, base: str, broker: str, folder: Path) -> None:
