@@ -28,7 +28,8 @@ async def prove(engine: Engine, name: str, spec: TaskSpec, tokenizer: Any, base:
     Raises:
         InvalidInput: it answers as the base does, with no numbers, or not in the form of its task.
     """
-    again, adapted, said = await asyncio.gather(base_says(engine, tokenizer), engine.probe(prompt_ids(tokenizer, PROBE), name), _wrong_in_form(engine, name, spec, tokenizer))
+    ids = prompt_ids(tokenizer, PROBE)
+    again, adapted, said = await asyncio.gather(engine.probe(ids, None), engine.probe(ids, name), _wrong_in_form(engine, name, spec, tokenizer))
     if not all(map(math.isfinite, adapted.values())):
         raise InvalidInput(f"{name} answers with no numbers: its weights are too large, or none")
     if not has_effect(base, again, adapted):
