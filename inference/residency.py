@@ -336,7 +336,7 @@ class Residency:
         await engine.add(version.engine_name, folder)
         try:
             base = serving.of_base = serving.of_base or await base_says(engine, self._tokenizer)
-            await prove(engine, version.engine_name, self._project.adapters[version.engine_name.partition("@")[0]].spec, self._tokenizer, base)
+            await prove(engine, version.engine_name, self._project.adapters[version.adapter].spec, self._tokenizer, base)
         except (InvalidInput, Transient):  # what is loaded counts as proven
             await engine.remove(version.engine_name)
             raise
@@ -345,7 +345,7 @@ class Residency:
     async def _drain(self, serving: _Serving, version: AdapterVersion) -> None:
         """Unloads a replaced version once nothing in flight names it."""
         await serving.until_free(version.engine_name)
-        if version.engine_name in serving.held(version.engine_name.partition("@")[0]):
+        if version.engine_name in serving.held(version.adapter):
             return  # it was called back meanwhile
         await serving.engine.remove(version.engine_name)
         _forget(version.engine_name)

@@ -219,9 +219,8 @@ async def inference(settings: Settings, stop: asyncio.Event) -> None:
     await writer.start()
 
     async def refuse(version: AdapterVersion, reason: str) -> None:
-        adapter = version.engine_name.partition("@")[0]
-        event = AdapterEvent(adapter=adapter, kind=AdapterEventKind.REFUSAL, version=version, alias=None, epoch=None, reason=reason)
-        await writer.write([Entry(ADAPTERS.name, adapter, event, digest("refusal", version.engine_name))])
+        event = AdapterEvent(adapter=version.adapter, kind=AdapterEventKind.REFUSAL, version=version, alias=None, epoch=None, reason=reason)
+        await writer.write([Entry(ADAPTERS.name, version.adapter, event, digest("refusal", version.engine_name))])
 
     residency = Residency(project, broker, partial(_engine, settings, project.gpu, tokenizer), Objects(settings.objects_url), tokenizer, settings.data / "adapters", refuse, settings.prefix, codec, settings.keys)
     following = asyncio.create_task(residency.run(stop))

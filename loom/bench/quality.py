@@ -96,11 +96,17 @@ class Asker:
         async def post(path: str, body: Mapping[str, Any]) -> Any:
             async with self._gate:
                 while (reply := await self._http.post(path, json=body)).status_code == httpx.codes.TOO_MANY_REQUESTS:  # noqa: ASYNC110 - it says when to come again
-                    await asyncio.sleep(float(reply.headers["retry-after"]))
+                    await asyncio.sleep(_wait_seconds(reply))
                 reply.raise_for_status()
                 return reply.json()
 
         return list(await asyncio.gather(*(post(path, body) for path, body in bodies)))
+
+
+def _wait_seconds(reply: httpx.Response) -> float:
+    """What Retry-After says in seconds; one where a proxy leaves it out, or says a date (RFC 9110, 10.2.3)."""
+    said = reply.headers.get("retry-after", "")
+    return float(said) if said.isdecimal() else 1.0
 
 
 async def labels(asker: Asker, rows: Sequence[Row], train: Sequence[Row], names: Names, whole: Whole | None = None) -> list[Score]:

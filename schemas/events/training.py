@@ -99,6 +99,11 @@ class AdapterVersion:
     metrics: Mapping[str, float]
     verdict: str
 
+    @property
+    def adapter(self) -> str:
+        """The adapter that this is a version of, as its engine name says."""
+        return self.engine_name.partition("@")[0]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterAlias:

@@ -79,7 +79,7 @@ def test_the_status_of_a_ticket_reaches_the_tool_adapter_with_its_number(live: L
 
 def test_a_version_beats_the_base_and_says_by_how_much(live: Live) -> None:
     versions = [e.version for e in live.read("adapters", AdapterEvent) if e.version]
-    assert {v.engine_name.split("@")[0] for v in versions} == ADAPTERS | {"base"}
+    assert {v.adapter for v in versions} == ADAPTERS | {"base"}
     for version in versions:
         assert {"README.md", "manifest.json"} < {file.path for file in version.files}
         metric = next(m for m in version.metrics if f"base_{m}" in version.metrics)
@@ -104,9 +104,8 @@ def test_two_adapters_are_trained_at_a_time(live: Live) -> None:
 
 def test_dpo_is_tried_and_the_better_answers_are_published(live: Live) -> None:
     for version in (e.version for e in live.read("adapters", AdapterEvent) if e.version):
-        name = version.engine_name.split("@")[0]
         metric = next(m for m in version.metrics if f"base_{m}" in version.metrics)
-        assert (f"dpo_{metric}" in version.metrics) == (name in ("tool", "chat"))
+        assert (f"dpo_{metric}" in version.metrics) == (version.adapter in ("tool", "chat"))
         assert version.metrics[metric] == max(version.metrics.get(f"{way}_{metric}", version.metrics[metric]) for way in ("sft", "dpo"))
 
 

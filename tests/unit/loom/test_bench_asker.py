@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,13 @@ ROWS = [{"text": f"text {number}"} for number in range(40)]
 NAMES = Names("classifier", "tool", "ner", "chat")
 
 
-def system(full_for: int = 0) -> Starlette:
-    """Answers with what it is asked, after it has been full so often."""
-    full = [None] * full_for
+def system(full: Sequence[Mapping[str, str]] = ()) -> Starlette:
+    """Answers with what it is asked, after it has been full once for each of these headers."""
+    full = list(full)
 
     async def generate(request: Request) -> Response:
         if full:
-            full.pop()
-            return Response("come again", 429, {"retry-after": "0"})
+            return Response("come again", 429, full.pop())
         return JSONResponse({"output": (await request.json())["prompt"]})
 
     async def healthz(_: Request) -> Response:
@@ -39,7 +39,8 @@ def system(full_for: int = 0) -> Starlette:
 
 @pytest.mark.asyncio
 async def test_answers_come_in_order_also_from_a_system_that_is_full_meanwhile() -> None:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(system(full_for=50)), base_url="http://test") as http:
+    full = [*[{"retry-after": "0"}] * 48, {}, {"retry-after": "Sun, 29 Nov 2026 08:00:00 GMT"}]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(system(full)), base_url="http://test") as http:
         assert await Asker(http).one("chat", ROWS, lambda _: {}) == [row["text"] for row in ROWS]
 
 
