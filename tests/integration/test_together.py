@@ -18,6 +18,7 @@ from trainers import dpo, sft
 from trainers.backends import Lesson, Pair
 from trainers.checkpoints import FOLDER, WEIGHTS
 from trainers.conditions import Conditions
+from trainers.precision import NOTE
 from trainers.progress import Moment, Report
 from trainers.together import is_first, together
 
@@ -40,8 +41,15 @@ def pairs() -> list[Pair]:
 @pytest.fixture(scope="module")
 def alone(pairs: list[Pair], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter that one process trained."""
-    folder = tmp_path_factory.mktemp("alone")
+    folder = in_float32(tmp_path_factory.mktemp("alone"))
     sft.train(BASE, [(prompt, chosen) for prompt, chosen, _ in pairs], RECIPE, folder, lambda _: None, ALONE)
+    return folder
+
+
+def in_float32(folder: Path) -> Path:
+    """A folder whose training computes in float32 on every machine: bfloat16 rounds sums of another order a hundred times as far apart."""
+    (folder / FOLDER).mkdir(parents=True)
+    (folder / FOLDER / NOTE).write_text("float32")
     return folder
 
 
@@ -64,7 +72,7 @@ def test_two_processes_of_which_one_is_killed_learn_what_one_does(alone: Path, p
             members()[-1].send_signal(signal.SIGKILL)
         heard.append(moment)
 
-    sft.train(BASE, [(prompt, chosen) for prompt, chosen, _ in pairs], RECIPE, tmp_path, hear, SHARED)
+    sft.train(BASE, [(prompt, chosen) for prompt, chosen, _ in pairs], RECIPE, in_float32(tmp_path), hear, SHARED)
     assert heard[-1].step == RECIPE.max_steps
     assert furthest(alone, tmp_path) < TOLERANCE
     assert not members()
@@ -72,7 +80,7 @@ def test_two_processes_of_which_one_is_killed_learn_what_one_does(alone: Path, p
 
 def test_two_processes_align_as_one_does(alone: Path, pairs: list[Pair], tmp_path: Path) -> None:
     for name, conditions in (("one", ALONE), ("two", SHARED)):
-        dpo.align(BASE, alone, pairs[:40], RECIPE, Dpo(learning_rate=1e-3), tmp_path / name, lambda _: None, conditions)
+        dpo.align(BASE, alone, pairs[:40], RECIPE, Dpo(learning_rate=1e-3), in_float32(tmp_path / name), lambda _: None, conditions)
     assert furthest(tmp_path / "one", tmp_path / "two") < min(TOLERANCE, furthest(alone, tmp_path / "one") / 10)
 
 
@@ -94,7 +102,7 @@ def teach_sharded(lesson: Lesson, *, report: Report, conditions: Conditions) -> 
 
 def test_two_processes_that_share_the_weights_and_of_which_one_is_killed_learn_what_one_does(pairs: list[Pair], tmp_path: Path) -> None:
     rows, recipe = [(prompt, chosen) for prompt, chosen, _ in pairs], RECIPE.model_copy(update={"learning_rate": 2e-4})
-    sft.train_whole(BASE, rows, recipe, tmp_path / "one", lambda _: None, ALONE)
+    sft.train_whole(BASE, rows, recipe, in_float32(tmp_path / "one"), lambda _: None, ALONE)
     sharded, heard = replace(SHARED, sharded=True, checkpoint_seconds=0.0), list[Moment]()
 
     def hear(moment: Moment) -> None:
@@ -103,7 +111,7 @@ def test_two_processes_that_share_the_weights_and_of_which_one_is_killed_learn_w
             members()[-1].send_signal(signal.SIGKILL)
         heard.append(moment)
 
-    together(teach_sharded, (Lesson(BASE, rows, recipe, tmp_path / "two", whole=True),), hear, sharded)
+    together(teach_sharded, (Lesson(BASE, rows, recipe, in_float32(tmp_path / "two"), whole=True),), hear, sharded)
     assert heard[-1].step == recipe.max_steps
     one, two = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("one", "two"))
     base = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).state_dict()

@@ -15,6 +15,7 @@ from inference.admission import has_effect
 from inference.engines import Engine
 from loom.bench.random_models import random_adapter
 from runtime.errors import InvalidInput
+from runtime.precision import is_bfloat16_faster
 from runtime.tasks.prompt import load_tokenizer
 
 RANK = 8
@@ -88,8 +89,8 @@ async def adapters_share_a_batch(engine: Engine, base: str, folder: Path) -> Non
     alone = [await engine.probe(prompt, name) for name, prompt in prompts]
     together = await asyncio.gather(*(engine.probe(prompt, name) for name, prompt in prompts))
     for (adapter, prompt), one, many in zip(prompts, alone, together, strict=True):
-        assert apart(one, many) < 0.05, f"{adapter or 'the base'} answers {len(prompt)} tokens otherwise in company"
-    assert all(apart(one, of_base) > 0.1 for one, of_base in zip(alone[3:], alone[:3] * SLOTS, strict=True)), "an adapter changes nothing"
+        assert apart(one, many) < rounding(), f"{adapter or 'the base'} answers {len(prompt)} tokens otherwise in company"
+    assert all(apart(one, of_base) > 0.5 for one, of_base in zip(alone[3:], alone[:3] * SLOTS, strict=True)), "an adapter changes nothing"
     for name in names:
         await engine.remove(name)
 
@@ -114,6 +115,11 @@ async def a_flood_holds_up_nobody_else(engine: Engine, base: str, folder: Path, 
 def apart(one: dict[int, float], other: dict[int, float]) -> float:
     """The most that two answers differ, of the tokens that both hold likely."""
     return max((abs(one[token] - other[token]) for token in one.keys() & other.keys()), default=float("inf"))
+
+
+def rounding() -> float:
+    """How far an answer may be from itself in company, where sums are made in another order: logits above 16 have steps of 0.125 in bfloat16. In float32 they differ by less than 0.0001."""
+    return 0.25 if is_bfloat16_faster() else 0.01
 
 
 async def bad_requests_are_refused_and_harm_nobody(engine: Engine, base: str, folder: Path) -> None:
@@ -160,8 +166,9 @@ async def requests_share_the_engine(engine: Engine, base: str, *, steers: bool) 
     await long
     assert ends["short"] < ends["long"], "a short request waited for a long one that began earlier"
     # who goes away takes its request along
-    leaving = asyncio.create_task(engine.generate(asked(base, 9), None, 'root ::= "b"{800}' if steers else None, 900))
-    await asyncio.sleep(0.2)
+    began = asyncio.Event()
+    leaving = asyncio.create_task(engine.generate(wordy, None, 'root ::= "b"{800}' if steers else None, 900, lambda _: began.set()))
+    await asyncio.wait_for(began.wait(), 30)
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
