@@ -67,7 +67,8 @@ parameters = {{ type = "object", properties = {{ order = {{ type = "string" }}, 
 utterances = ["track my order"]
 """
 CODEC = Codec()
-TRIES, LONG_TOKENS = 60, 60
+TRIES, AT_ONCE, LONG_TOKENS = 1280, 64, 60
+"""Messages that are tried, so many at once, for one that is answered with more than so many tokens: which one that is, or how rare they are, hangs on the last bits of the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +201,16 @@ class Bench:
 
     async def _answered_at_length(self) -> str:
         """A message to which the base says much. Raises BenchmarkFailed where it never does."""
-        for number in range(TRIES):
-            ids, rule, most, *_ = self.prompt("essay", text_of(number, 0))
-            if (await self.engine.generate(ids, None, rule, most)).token_count > LONG_TOKENS:
-                return text_of(number, 0)
+
+        async def length(text: str) -> int:
+            ids, rule, most, *_ = self.prompt("essay", text)
+            return (await self.engine.generate(ids, None, rule, most)).token_count
+
+        for first in range(0, TRIES, AT_ONCE):
+            texts = [text_of(number, 0) for number in range(first, first + AT_ONCE)]
+            lengths = await asyncio.gather(*(length(text) for text in texts))
+            if max(lengths) > LONG_TOKENS:
+                return texts[lengths.index(max(lengths))]
         raise BenchmarkFailed(f"of {TRIES} messages the base answers none with more than {LONG_TOKENS} tokens")
 
     async def structured(self, adapter: str, pairs: int) -> tuple[list[float], list[float], float]:
