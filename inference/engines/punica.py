@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from inference.engines.segments import NONE, Packed, grouped
+from inference.engines.segments import NONE, Batch, Packed, grouped
 
 
 class SegmentedLora(PunicaWrapperCPU):
@@ -30,7 +30,9 @@ class SegmentedLora(PunicaWrapperCPU):
         """Counts the changes of what is in slots."""
         self._changed: list[int] = []
         """The round in which each slot's adapter came."""
-        self._batch = grouped(())
+        self._slots: list[int] = []
+        """Of the step's tokens."""
+        self._batch: Batch | None = None
 
     def update_metadata(self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **how: Any) -> None:
         """Told by vLLM before a step whose requests differ from the last one's."""
@@ -40,12 +42,14 @@ class SegmentedLora(PunicaWrapperCPU):
             before = self._loaded if lora_index_to_id is self._told else []  # vLLM begins another list where all adapters go, as after its warming up
             self._changed = [self._changed[slot] if before[slot : slot + 1] == [number] else self._round for slot, number in enumerate(lora_index_to_id)]
             self._told, self._loaded = lora_index_to_id, list(lora_index_to_id)
-        self._batch = grouped(self.token_lora_indices.tolist())
+        self._slots, self._batch = self.token_lora_indices.tolist(), None
 
     def add_lora_linear(
         self, y: Tensor, x: Tensor, lora_a_stacked: tuple[Tensor, ...], lora_b_stacked: tuple[Tensor, ...], scale: float, output_slices: tuple[int, ...], *, buffer: Any = None, **how: Any,
     ) -> None:  # fmt: skip
         """Adds to `y` (tokens, outputs) what the adapters of the batch make of `x` (tokens, inputs)."""
+        if self._batch is None:
+            self._batch = grouped(self._slots, y.dtype)
         if self._batch.slots:
             self._layer(lora_a_stacked, lora_b_stacked).add(y, x, self._batch)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inference.engines import segments
 from inference.engines.segments import LONG, NONE, Packed, grouped
 
 SLOTS, RANK, INPUTS = 5, 4, 12
@@ -19,19 +23,38 @@ def stacked(outputs: tuple[int, ...]) -> tuple[tuple[torch.Tensor, ...], tuple[t
     return tuple(torch.zeros(SLOTS, 1, RANK, INPUTS) for _ in outputs), tuple(torch.zeros(SLOTS, 1, outer, RANK) for outer in outputs)
 
 
-def load(lora_a: tuple[torch.Tensor, ...], lora_b: tuple[torch.Tensor, ...], slot: int) -> None:
+def load(lora_a: Sequence[torch.Tensor], lora_b: Sequence[torch.Tensor], slot: int) -> None:
     """As vLLM loads an adapter into a slot."""
     for a, b in zip(lora_a, lora_b, strict=True):
         a[slot, 0, :RANK, :INPUTS].copy_(torch.randn(RANK, INPUTS))
         b[slot, 0, : b.shape[2], :RANK].copy_(torch.randn(b.shape[2], RANK))
 
 
-def token_by_token(y: torch.Tensor, x: torch.Tensor, lora_a: tuple[torch.Tensor, ...], lora_b: tuple[torch.Tensor, ...], slots: list[int]) -> torch.Tensor:
+def token_by_token(y: torch.Tensor, x: torch.Tensor, lora_a: Sequence[torch.Tensor], lora_b: Sequence[torch.Tensor], slots: list[int]) -> torch.Tensor:
     made = y.clone()
     for token, slot in enumerate(slots):
         if slot != NONE:
             made[token] += torch.cat([b[slot, 0] @ (a[slot, 0] @ x[token]) for a, b in zip(lora_a, lora_b, strict=True)])
     return made
+
+
+@settings(deadline=None)
+@given(stretches=Stretches, filled=Filled, outputs=st.sampled_from(((7,), (6, 6), (8, 4, 4))), small=st.sampled_from((0, segments.LEAST * INPUTS, segments.SMALL)))
+def test_in_bfloat16_it_is_the_same_but_for_rounding_also_where_small_inputs_are_multiplied_in_float32(stretches: list[tuple[int, int]], filled: list[bool], outputs: tuple[int, ...], small: int) -> None:
+    torch.manual_seed(0)
+    slots = [slot for slot, count in stretches for _ in range(count)]
+    lora_a, lora_b = ([matrices.bfloat16() for matrices in side] for side in stacked(outputs))
+    load(lora_a, lora_b, 0)
+    with patch.object(segments, "SMALL", small):
+        layer = Packed(lora_a, lora_b)
+        for slot in range(SLOTS):
+            if filled[slot]:
+                load(lora_a, lora_b, slot)
+        layer.look(range(SLOTS))
+        x, y = torch.randn(len(slots), INPUTS).bfloat16(), torch.randn(len(slots), sum(outputs)).bfloat16()
+        expected = token_by_token(y.float(), x.float(), [a.float() for a in lora_a], [b.float() for b in lora_b], slots)
+        layer.add(y, x, grouped(slots, y.dtype))
+    torch.testing.assert_close(y.float(), expected, rtol=0.02, atol=0.5)
 
 
 @settings(deadline=None)
@@ -70,6 +93,12 @@ def test_what_is_added_is_what_each_adapter_makes_of_its_tokens(stretches: list[
 def test_prompts_go_alone_and_single_tokens_together(slots: list[int], runs: int, bundles: int) -> None:
     batch = grouped(slots)
     assert (len(batch.runs), len(batch.bundles)) == (runs, bundles)
+
+
+def test_prompts_in_bfloat16_are_gathered_up_to_a_greater_length() -> None:
+    slots = [0] * (segments.LONG_IN_BFLOAT16 - 1) + [1] * segments.LONG_IN_BFLOAT16
+    batch = grouped(slots, torch.bfloat16)
+    assert (len(batch.runs), len(batch.bundles)) == (1, 1)
 
 
 @pytest.mark.parametrize(("slots", "read"), [([4, 0, 2], slice(0, 5)), ([9, 0, 0, 1], [0, 1, 9])], ids=["holes between them are read too", "too many to read"])
