@@ -21,7 +21,7 @@ HOLES = 2
 """Slots between those of a bundle are multiplied too, by any token, where all are not more than so many times as many: to copy the matrices of those that are asked for costs three times what it costs to read them."""
 SMALL = 65_536
 """Numbers of a bfloat16 input up to which gathered products are made in float32: oneDNN, which makes those in bfloat16, takes 30 us for the smallest, MKL 6 for one of 32 tokens of width 256 and 30 for one of 384."""
-LEAST = 16
+LEAST = 64
 """Tokens of which an input has to be small for float32 copies of the matrices to be kept: of 84 MB of an 8 B base's adapter they would be 168 more."""
 NONE = -1
 """The slot of a token without an adapter."""
