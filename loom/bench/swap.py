@@ -24,7 +24,7 @@ from inference.service import Service
 from loom.bench.compare import BenchmarkFailed, Row, all_of, arrivals
 from loom.bench.engine_side import FIRST_TOKEN, LAST_TOKEN
 from loom.bench.random_models import random_adapter, random_version
-from loom.bench.told import Said, Told, alone, said, several, tipped, told_rows
+from loom.bench.told import Told, told_rows
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.encoder import minilm
 from runtime.event_writer import Entry, EventWriter
@@ -247,8 +247,7 @@ async def publish_rows(base: str, folder: Path, counts: Counts) -> list[Row]:
         publishing = asyncio.create_task(_publish(here, range(newest + 1, newest + 1 + counts.publishes), counts.requests / (LOAD * capacity) / (counts.publishes + 1), live_since))
         await _load(here, texts, LOAD * capacity, counts.requests, told)
         await publishing
-    odd = several(said(told))
-    return told_rows(told, live_since, await _tipped(base, folder, odd) if odd else 0)
+    return told_rows(told, live_since)
 
 
 def _long_text(number: int) -> str:
@@ -300,18 +299,6 @@ async def _load(here: Published, texts: Sequence[str], rate: float, count: int, 
         running.add(task)
         task.add_done_callback(running.discard)
     await asyncio.gather(*running)
-
-
-async def _tipped(base: str, folder: Path, odd: Said) -> int:
-    """On an engine that nobody else asks: how many answers the last bits of a sum have tipped."""
-    engine = VllmEngine(base)
-    await engine.start()
-    try:
-        for number in sorted({number for number, _ in odd}):
-            await engine.add(alone(number), folder / f"mood-{number}")
-        return await tipped(engine, load_project(folder / "loom.toml").adapters["mood"].spec, load_tokenizer(base), odd)
-    finally:
-        await engine.stop()
 
 
 def swap_rows(base: str, quick: bool) -> Iterator[list[Row]]:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import fromstring
 
 import numpy as np
 import pytest
 
-from inference.engines import Generation
 from loom.bench.compare import Row
 from loom.bench.engine_side import Load
 from loom.bench.picture import picture
 from loom.bench.swap import ratio_row
-from loom.bench.told import Told, said, several, tipped, told_rows
-from runtime.tasks.prompt import load_tokenizer
-from runtime.tasks.samples import TaskSpec
+from loom.bench.told import Told, told_rows
 from schemas.events import ResultStatus
-
-BASE = str(Path(__file__).parents[3] / "models/base")
 
 
 def answered(asked: float, ended: float, version: int | None, output: str = "A", text: str = "one", status: ResultStatus = ResultStatus.OK) -> Told:
@@ -84,27 +75,3 @@ def test_a_picture_has_a_pair_of_bars_for_each_comparison() -> None:
 def test_less_is_better_where_a_row_says_so() -> None:
     assert Row.under("", "ms", [9.0, 10.0, 11.0], goal=10.0).holds is True
     assert Row.under("", "ms", [12.0], [10.0], goal=1.05).holds is False
-
-
-class Sure:
-    """An engine that says NEGATIVE and POSITIVE with these probabilities, of one token each, behind a token that both begin with."""
-
-    def __init__(self, **likely: float) -> None:
-        self._likely = likely
-
-    async def generate(self, prompt: Sequence[int], adapter: str | None, grammar: str | None, max_tokens: int) -> Generation:
-        assert (adapter, grammar is not None) == ("mood@2-alone", True)
-        label = next(label for label in self._likely if label in (grammar or ""))
-        return Generation(" ", 1, 0.9) if max_tokens == 1 else Generation(f" {label}", 2, (0.9 * self._likely[label]) ** 0.5)
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize(("negative", "positive", "by_rounding"), [(0.30, 0.31, 1), (0.29, 0.30, 1), (0.2, 0.3, 0), (0.6, 0.1, 0)])
-async def test_an_answer_is_tipped_by_rounding_only_where_its_version_holds_both_as_likely(negative: float, positive: float, by_rounding: int) -> None:
-    told = [answered(at, at + 1, 2, output, "one") for at, output in enumerate(['"NEGATIVE"', '"POSITIVE"', '"NEGATIVE"'])]
-    odd = several(said([*told, answered(4, 5, 2, '"NEGATIVE"', "another"), answered(4, 5, 1, '"POSITIVE"', "one")]))
-    assert odd == {(2, "one"): Counter({'"NEGATIVE"': 2, '"POSITIVE"': 1})}
-    engine: Any = Sure(NEGATIVE=negative, POSITIVE=positive)
-    assert await tipped(engine, TaskSpec("classify", ("NEGATIVE", "NEUTRAL", "POSITIVE")), load_tokenizer(BASE), odd) == by_rounding
-    rows = {row.what: row.ours for row in told_rows(told, {2: 0.5}, by_rounding)}
-    assert rows["mixed"] == 1 - by_rounding
