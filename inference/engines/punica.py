@@ -49,7 +49,7 @@ class SegmentedLora(PunicaWrapperCPU):
     ) -> None:  # fmt: skip
         """Adds to `y` (tokens, outputs) what the adapters of the batch make of `x` (tokens, inputs)."""
         if self._batch is None:
-            self._batch = grouped(self._slots, y.dtype)
+            self._batch = grouped(self._slots)
         if self._batch.slots:
             self._layer(lora_a_stacked, lora_b_stacked).add(y, x, self._batch)
 

@@ -1,4 +1,4 @@
-"""Products of a batch with many adapters on a CPU: its tokens are grouped by adapter, and every adapter's matrices are multiplied where they lie.
+"""Products of a batch with many adapters on a CPU: its tokens are grouped by adapter, and every adapter's matrices are multiplied where they lie, by loops of our own but for long prompts.
 
 Source: Punica (Chen et al. 2023), S-LoRA (Sheng et al. 2023).
 """
@@ -6,23 +6,20 @@ Source: Punica (Chen et al. 2023), S-LoRA (Sheng et al. 2023).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-LONG, LONG_IN_BFLOAT16 = 32, 256
-"""Tokens side by side, of one adapter, that are multiplied by themselves: a prompt's. Below that, tokens are gathered: in bfloat16 each product costs more of itself (see SMALL) than what it reads is copied for."""
-SPREAD = 4
-"""Groups are filled up to one size and multiplied at once, where that makes none more than so many times as large."""
-HOLES = 2
-"""Slots between those of a bundle are multiplied too, by any token, where all are not more than so many times as many: to copy the matrices of those that are asked for costs three times what it costs to read them."""
-SMALL = 65_536
-"""Numbers of a bfloat16 input up to which gathered products are made in float32: oneDNN, which makes those in bfloat16, takes 30 us for the smallest, MKL 6 for one of 32 tokens of width 256 and 30 for one of 384."""
-LEAST = 64
-"""Tokens of which an input has to be small for float32 copies of the matrices to be kept: of 84 MB of an 8 B base's adapter they would be 168 more."""
+from inference.engines.kernels import PADDING, TOGETHER, expand, shrink
+
+LONG = 160
+"""Tokens side by side, of one adapter, that are multiplied by themselves, by torch: a prompt's."""
 NONE = -1
 """The slot of a token without an adapter."""
 
@@ -36,29 +33,19 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """Groups of one size: `gather` (groups * size) has the token of each place, filled up with token 0; `places` (tokens) where the tokens `tokens` are among them; None where they are all there is, in order."""
+class Groups:
+    """Tokens by slots, as `kernels` takes them: those of `slots[g]` are in `tokens` from `starts[g]` to `starts[g + 1]`, filled up to whole blocks."""
 
-    slots: slice | Tensor
-    groups: int
-    gather: Tensor
-    places: Tensor
-    tokens: Tensor | None
-    _rows: dict[int, Tensor] = field(default_factory=dict)
+    slots: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    _rooms: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
-    def rows(self, count: int) -> Tensor:
-        """Where the tokens' `count` rows each are (tokens * count), if a group's places lie there `count` times, one set of them behind the other."""
-        if count not in self._rows:
-            size = len(self.gather) // self.groups
-            first = (self.places // size) * size * count + self.places % size
-            self._rows[count] = (first.unsqueeze(1) + torch.arange(count) * size).flatten()
-        return self._rows[count]
-
-    def of(self, matrices: Tensor, count: int = 1) -> Tensor:
-        """Of `matrices` (slots * count, ...) those of the groups."""
-        if isinstance(self.slots, slice):
-            return matrices[self.slots.start * count : self.slots.stop * count]
-        return matrices.view(-1, count, *matrices.shape[1:])[self.slots].flatten(0, 1)
+    def room(self, width: int) -> NDArray[np.float32]:
+        """For what is between the two products (places, width); each layer of such a width writes there."""
+        if width not in self._rooms:
+            self._rooms[width] = np.empty((len(self.tokens), width), np.float32)
+        return self._rooms[width]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,49 +54,27 @@ class Batch:
 
     slots: frozenset[int]
     runs: tuple[Run, ...]
-    bundles: tuple[Bundle, ...]
+    groups: Groups | None
 
 
-def grouped(slots: Sequence[int], dtype: torch.dtype = torch.float32) -> Batch:
-    """Groups tokens of a number type by their slots. Pure."""
-    long = LONG_IN_BFLOAT16 if dtype == torch.bfloat16 else LONG
-    if len(set(slots)) == 1 and slots[0] != NONE:
-        return Batch(frozenset(slots), (Run(slots[0], slice(0, len(slots))),), ())
+def grouped(slots: Sequence[int]) -> Batch:
+    """Groups tokens by their slots. Pure."""
     runs: list[Run] = []
-    short: defaultdict[int, list[int]] = defaultdict(list)
+    others: defaultdict[int, list[int]] = defaultdict(list)
     at = 0
     for slot, tokens in groupby(slots):
         count = sum(1 for _ in tokens)
-        if slot != NONE:
-            if count >= long:
-                runs.append(Run(slot, slice(at, at + count)))
-            else:
-                short[slot] += range(at, at + count)
+        if slot != NONE and count >= LONG:
+            runs.append(Run(slot, slice(at, at + count)))
+        elif slot != NONE:
+            others[slot] += range(at, at + count)
         at += count
-    return Batch(frozenset(short) | {run.slot for run in runs}, tuple(runs), tuple(_bundle(part, len(slots)) for part in _alike(short)))
+    return Batch(frozenset(others) | {run.slot for run in runs}, tuple(runs), _groups(others) if others else None)
 
 
-def _alike(groups: Mapping[int, Sequence[int]]) -> Iterator[dict[int, Sequence[int]]]:
-    """Groups of sizes that are not too far apart, each part in the order of slots."""
-    left = sorted(groups, key=lambda slot: len(groups[slot]), reverse=True)
-    while left:
-        part = [slot for slot in left if len(groups[slot]) * SPREAD >= len(groups[left[0]])]
-        left = left[len(part) :]
-        yield {slot: groups[slot] for slot in sorted(part)}
-
-
-def _bundle(groups: Mapping[int, Sequence[int]], count: int) -> Bundle:
-    most = max(map(len, groups.values()))
-    span = range(min(groups), max(groups) + 1)
-    near = len(span) <= HOLES * len(groups)
-    slots: Sequence[int] = span if near else list(groups)
-    gather = [token for slot in slots for token in (*groups.get(slot, ()), *[0] * (most - len(groups.get(slot, ()))))]
-    place = {token: i * most + j for i, slot in enumerate(slots) for j, token in enumerate(groups.get(slot, ()))}
-    tokens = sorted(place)
-    return Bundle(
-        slice(span.start, span.stop) if near else torch.tensor(slots), len(slots), torch.tensor(gather), torch.tensor([place[token] for token in tokens]),
-        None if len(tokens) == count else torch.tensor(tokens),
-    )  # fmt: skip
+def _groups(tokens: Mapping[int, Sequence[int]]) -> Groups:
+    filled = [[*some, *[PADDING] * (-len(some) % TOGETHER)] for some in tokens.values()]
+    return Groups(np.array(list(tokens)), np.array(list(accumulate(map(len, filled), initial=0))), np.array([token for some in filled for token in some]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +82,11 @@ class Stack:
     """`count` projections side by side whose outputs are as many: `up` (slots * count, rank, outputs) makes of the columns `inner` of what `down` makes the columns `outer` of the layer's outputs."""
 
     up: Tensor
-    single: Tensor
-    """The same in float32, if inputs may be small, else `up` itself."""
+    numbers: NDArray[Any]
+    """`up` as `kernels` takes it."""
     count: int
     inner: slice
     outer: slice
-
-    def look(self, slot: int) -> None:
-        """Notes what `up` has for a slot."""
-        self._of(self.single, slot).copy_(self._of(self.up, slot))
-
-    def _of(self, matrices: Tensor, slot: int) -> Tensor:
-        return matrices[slot * self.count : (slot + 1) * self.count]
 
     def add_run(self, y: Tensor, inner: Tensor, slot: int) -> None:
         """Adds to `y` (tokens, outputs) what one slot makes of `inner` (tokens, count * rank)."""
@@ -136,30 +94,21 @@ class Stack:
         for i in range(self.count):
             y[:, i * outputs : (i + 1) * outputs].addmm_(inner[:, i * rank : (i + 1) * rank], self.up[slot * self.count + i])
 
-    def add_bundle(self, y: Tensor, inner: Tensor, bundle: Bundle) -> None:
-        """Adds to `y` (tokens, outputs) what the bundle's slots make of `inner` (groups, size, count * rank)."""
-        _, rank, outputs = self.up.shape
-        groups, size, _ = inner.shape
-        parts = inner.view(groups, size, self.count, rank).transpose(1, 2).reshape(groups * self.count, size, rank)
-        up = self.up if inner.dtype == self.up.dtype else self.single
-        made = torch.bmm(parts, bundle.of(up, self.count)).view(-1, outputs).index_select(0, bundle.rows(self.count)).view(-1, self.count * outputs)
-        made = made.to(y.dtype)  # also faster than to add numbers of two types
-        if bundle.tokens is None:
-            y += made
-        else:
-            y.index_copy_(0, bundle.tokens, y.index_select(0, bundle.tokens).add_(made))
+    def add_groups(self, y: Tensor, inner: NDArray[np.float32], groups: Groups) -> None:
+        """Adds to `y` (tokens, outputs of the layer) what their slots make of `inner` (places, width)."""
+        expand(y.data_ptr(), *y.shape, self.outer.start, inner, self.inner.start, self.numbers, self.count, groups.slots, groups.starts, groups.tokens)
 
 
 class Packed:
-    """The matrices of one layer: `down` (slots, inputs, projections * rank), and stacks of those that make its outputs. vLLM's own tensors become views of them, so that what it loads is here."""
+    """The matrices of one layer: `down` (slots, width, inputs), a row for each rank of each projection, and stacks of those that make its outputs. vLLM's own tensors become views of them, so that what it loads is here."""
 
     def __init__(self, lora_a: Sequence[Tensor], lora_b: Sequence[Tensor]) -> None:
         slots, _, rank, inputs = lora_a[0].shape
-        self.down = lora_a[0].new_zeros(slots, inputs, len(lora_a) * rank)
+        width = len(lora_a) * rank
+        self.down = lora_a[0].new_zeros(slots, width + -width % TOGETHER, inputs)
         for i, a in enumerate(lora_a):
-            _move(a, self.down[:, :, i * rank : (i + 1) * rank].mT.unsqueeze(1))
-        self._may_be_small = self.down.dtype == torch.bfloat16 and LEAST * inputs <= SMALL
-        self.single = self._in_float32(self.down)
+            _move(a, self.down[:, i * rank : (i + 1) * rank].unsqueeze(1))
+        self._numbers = _numbers(self.down)
         self.stacks: list[Stack] = []
         inner = outer = 0
         for outputs, alike in groupby(lora_b, key=lambda b: int(b.shape[2])):
@@ -168,7 +117,7 @@ class Packed:
             up = projections[0].new_zeros(slots * count, rank, outputs)
             for i, b in enumerate(projections):
                 _move(b, up[i::count].mT.unsqueeze(1))
-            self.stacks.append(Stack(up, self._in_float32(up), count, slice(inner, inner := inner + count * rank), slice(outer, outer := outer + count * outputs)))
+            self.stacks.append(Stack(up, _numbers(up), count, slice(inner, inner := inner + count * rank), slice(outer, outer := outer + count * outputs)))
         self.filled: set[int] = set()
         """Slots that have an adapter which changes this layer."""
 
@@ -176,37 +125,33 @@ class Packed:
         """Notes which of `slots`, whose adapters are others than before, have one that changes this layer."""
         self.filled -= set(slots)
         self.filled |= {slot for slot in slots if self.down[slot].any()}
-        if self._may_be_small:
-            for slot in slots:
-                self.single[slot].copy_(self.down[slot])
-                for stack in self.stacks:
-                    stack.look(slot)
-
-    def _in_float32(self, matrices: Tensor) -> Tensor:
-        return torch.zeros_like(matrices, dtype=torch.float32) if self._may_be_small else matrices
 
     def add(self, y: Tensor, x: Tensor, batch: Batch) -> None:
-        """Adds to `y` (tokens, outputs) what the batch's adapters make of `x` (tokens, inputs)."""
+        """Adds to `y` (tokens, outputs), whose rows lie behind one another, what the batch's adapters make of `x` (tokens, inputs)."""
         if batch.slots.isdisjoint(self.filled):
             return
         for run in batch.runs:
             if run.slot in self.filled:
                 self._add_run(y, x, run)
-        for bundle in batch.bundles:
-            self._add_bundle(y, x, bundle)
+        if batch.groups:
+            self._add_groups(y, x.contiguous(), batch.groups)
 
     def _add_run(self, y: Tensor, x: Tensor, run: Run) -> None:
-        inner, target = x[run.tokens] @ self.down[run.slot], y[run.tokens]
+        inner, target = x[run.tokens] @ self.down[run.slot].mT, y[run.tokens]
         for stack in self.stacks:
             stack.add_run(target[:, stack.outer], inner[:, stack.inner], run.slot)
 
-    def _add_bundle(self, y: Tensor, x: Tensor, bundle: Bundle) -> None:
-        groups, down = x.index_select(0, bundle.gather).view(bundle.groups, -1, x.shape[1]), self.down
-        if self._may_be_small and groups.numel() <= SMALL:
-            groups, down = groups.float(), self.single
-        inner = torch.bmm(groups, bundle.of(down))
+    def _add_groups(self, y: Tensor, x: Tensor, groups: Groups) -> None:
+        inner = groups.room(self.down.shape[1])
+        shrink(x.data_ptr(), len(x), self._numbers, groups.slots, groups.starts, groups.tokens, inner)
         for stack in self.stacks:
-            stack.add_bundle(y[:, stack.outer], inner[:, :, stack.inner], bundle)
+            stack.add_groups(y, inner, groups)
+
+
+def _numbers(tensor: Tensor) -> NDArray[Any]:
+    """Of float32, or the bits of bfloat16."""
+    seen: NDArray[Any] = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return seen
 
 
 def _move(tensor: Tensor, into: Tensor) -> None:

@@ -7,10 +7,14 @@ stock vLLM; throughput over a catalogue of hundreds; and versions published unde
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import random
+import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,14 +28,17 @@ from inference.service import Service
 from loom.bench.compare import BenchmarkFailed, Row, all_of, arrivals
 from loom.bench.engine_side import FIRST_TOKEN, LAST_TOKEN
 from loom.bench.random_models import random_adapter, random_version
+from loom.bench.reference import Reference, off_by
 from loom.bench.told import Told, told_rows
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.encoder import minilm
 from runtime.event_writer import Entry, EventWriter
 from runtime.kafka import apply_topics
 from runtime.objects import Objects
+from runtime.precision import is_bfloat16_faster
 from runtime.project import load_project
-from runtime.tasks.prompt import load_tokenizer
+from runtime.tasks.prompt import load_tokenizer, prompt_ids
+from runtime.tasks.samples import ask, task_input
 from runtime.tasks.shortlist import Shortlist
 from schemas.codec import Codec
 from schemas.events import AdapterAlias, AdapterEvent, AdapterEventKind, AdapterVersion, BaseEpoch, Request
@@ -55,6 +62,8 @@ labels = [{labels}]
 LOAD = 0.5
 TEXTS, REPEATS = 25, 16
 """So few that each version is asked each of them several times; and how often all are asked to measure what is answered a second."""
+ROUNDING = {True: 0.5, False: 0.02}
+"""By how many nats sums of another order may move two log probabilities apart, in bfloat16 and in float32: twice what the contract of engines (`tests/support/engine_contract.py`) lets one be moved."""
 CODEC = Codec()
 
 
@@ -247,7 +256,28 @@ async def publish_rows(base: str, folder: Path, counts: Counts) -> list[Row]:
         publishing = asyncio.create_task(_publish(here, range(newest + 1, newest + 1 + counts.publishes), counts.requests / (LOAD * capacity) / (counts.publishes + 1), live_since))
         await _load(here, texts, LOAD * capacity, counts.requests, told)
         await publishing
-    return told_rows(told, live_since)
+    own, before = _off_by(base, folder, told)
+    return [
+        *told_rows(told, live_since, own, ROUNDING[is_bfloat16_faster()]),
+        Row.of("share of the answers of the version before it that a version does not give alone", "", [statistics.mean(gap > ROUNDING[is_bfloat16_faster()] for gap in before)]),
+    ]
+
+
+def _off_by(base: str, folder: Path, told: Sequence[Told]) -> tuple[Mapping[tuple[int, str, str], float], Sequence[float]]:
+    """By how many nats each version, alone, is off what it said to each text; and off what the version before it said to that, which shows that one is told from another."""
+    spec, tokenizer = load_project(folder / "loom.toml").adapters["mood"].spec, load_tokenizer(base)
+    reference, most = Reference(base, bfloat16=is_bfloat16_faster()), ROUNDING[is_bfloat16_faster()]
+    pieces, said = reference.pieces(spec.labels), defaultdict[int, defaultdict[str, set[str]]](lambda: defaultdict(set))
+    for version, text, output in (one.said for one in told if one.is_sound):
+        said[version][text].add(output)
+    own, of_before = dict[tuple[int, str, str], float](), list[float]()
+    for before, version in itertools.pairwise((0, *sorted(said))):
+        reference.take(folder / f"mood-{version}")
+        for text, outputs in sorted(said[version].items()):
+            logits = reference.after(prompt_ids(tokenizer, ask(spec, task_input(spec.task, text, {}))))
+            own |= {(version, text, output): off_by(json.loads(output), spec.labels, pieces, logits, most) for output in outputs}
+            of_before += [off_by(json.loads(output), spec.labels, pieces, logits, most) for output in said[before][text]]
+    return own, of_before
 
 
 def _long_text(number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,27 +26,37 @@ class Told:
     output: str | None
     status: ResultStatus
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether a version answered."""
+        return self.status is ResultStatus.OK and self.version is not None and self.output is not None
 
-def told_rows(told: Sequence[Told], published_at: dict[int, float]) -> list[Row]:
+    @property
+    def said(self) -> tuple[int, str, str]:
+        """Version, text and answer of what is sound."""
+        assert self.version is not None
+        assert self.output is not None
+        return self.version, self.text, self.output
+
+
+def told_rows(told: Sequence[Told], published_at: Mapping[int, float], off_by: Mapping[tuple[int, str, str], float], rounding: float) -> list[Row]:
     """What the answers say. Pure.
 
-    Stale: asked after a newer version had answered. Mixed: one version gave two answers to one text, as it would with another version's keys and values in the cache.
+    Stale: asked after a newer version had answered. Mixed: not what its version says alone, as with another version's weights or what these left in the cache. By how many nats
+    its version is off an answer is in `off_by`: 0 where it says the same alone, up to `rounding` where it holds another one as likely.
     """
-    failed = [one for one in told if one.status is not ResultStatus.OK or one.version is None]
-    ordered = sorted((one for one in told if one.version is not None), key=lambda one: one.ended)
+    sound = sorted((one for one in told if one.is_sound), key=lambda one: one.ended)
     first: dict[int, float] = {}
-    for one in ordered:
-        assert one.version is not None
-        first.setdefault(one.version, one.ended)
+    for one in sound:
+        first.setdefault(one.said[0], one.ended)
     newest = sorted((at, version) for version, at in first.items())
-    stale = sum(any(at < one.asked and version > (one.version or 0) for at, version in newest) for one in ordered)
-    said: dict[tuple[int | None, str], Counter[str | None]] = {}
-    for one in ordered:
-        said.setdefault((one.version, one.text), Counter())[one.output] += 1
-    mixed = sum(sum(outputs.values()) - max(outputs.values()) for outputs in said.values())
-    by_text: dict[str, set[str | None]] = {}
-    for one in ordered:
-        by_text.setdefault(one.text, set()).add(one.output)
+    stale = sum(any(at < one.asked and version > one.said[0] for at, version in newest) for one in sound)
+    off = [off_by[one.said] for one in sound]
+    outputs: dict[tuple[int, str], Counter[str]] = {}
+    by_text: dict[str, set[str]] = {}
+    for version, text, output in (one.said for one in sound):
+        outputs.setdefault((version, text), Counter())[output] += 1
+        by_text.setdefault(text, set()).add(output)
     taken = [one.ended - one.asked for one in told]
     delays = [first[version] - at for version, at in published_at.items() if version in first]
     return [
@@ -54,8 +64,10 @@ def told_rows(told: Sequence[Told], published_at: dict[int, float]) -> list[Row]
         Row.under("the same, p50", "s", [statistics.median(delays)]),
         Row.under("what an answer takes at that load, p99", "s", [float(np.quantile(taken, 0.99))]),
         Row.under("the same of an answer, p50", "s", [statistics.median(taken)]),
-        Row.under(f"failed of {len(told):,} answers", "", [len(failed)], goal=0),
+        Row.under(f"failed of {len(told):,} answers", "", [len(told) - len(sound)], goal=0),
         Row.under("stale", "", [stale], goal=0),
-        Row.under("mixed", "", [mixed], goal=0),
-        Row.of("share of texts of which versions say different things", "", [statistics.mean(len(outputs) > 1 for outputs in by_text.values())]),
+        Row.under(f"mixed: off what the version says alone, by more than {rounding} nats", "", [sum(gap > rounding for gap in off)], goal=0),
+        Row.under("not mixed, but another answer than the version's commonest to this text", "", [sum(sum(counts.values()) - max(counts.values()) for counts in outputs.values())]),
+        Row.under("the most that one that is not mixed is off", "nats", [max((gap for gap in off if gap <= rounding), default=0.0)]),
+        Row.of("share of texts of which versions say different things", "", [statistics.mean(len(said) > 1 for said in by_text.values())]),
     ]

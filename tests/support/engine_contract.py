@@ -9,11 +9,13 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from inference.admission import has_effect
 from inference.engines import Engine
 from loom.bench.random_models import random_adapter
+from loom.bench.reference import Reference
 from runtime.errors import InvalidInput
 from runtime.precision import is_bfloat16_faster
 from runtime.tasks.prompt import load_tokenizer
@@ -53,6 +55,7 @@ async def check_engine(engine: Engine, base: str, folder: Path, engines: int = 1
     await bad_requests_are_refused_and_harm_nobody(engine, base, folder)
     await requests_share_the_engine(engine, base, steers=steers)
     await adapters_share_a_batch(engine, base, folder)
+    await adapters_answer_as_peft_says(engine, base, folder)
     await a_flood_holds_up_nobody_else(engine, base, folder, engines * FLOOD)
 
 
@@ -92,6 +95,22 @@ async def adapters_share_a_batch(engine: Engine, base: str, folder: Path) -> Non
         assert apart(one, many) < rounding(), f"{adapter or 'the base'} answers {len(prompt)} tokens otherwise in company"
     assert all(apart(one, of_base) > 0.5 for one, of_base in zip(alone[3:], alone[:3] * SLOTS, strict=True)), "an adapter changes nothing"
     for name in names:
+        await engine.remove(name)
+
+
+async def adapters_answer_as_peft_says(engine: Engine, base: str, folder: Path) -> None:
+    """The base, and adapters of one module and of all."""
+    reference = Reference(base, bfloat16=is_bfloat16_faster())
+    prompts = [asked(base, words=LONG_WORDS), asked(base), asked(base, 3, 40)]
+    made = [of_one_module(base, folder / "peft0", 30), random_adapter(base, folder / "peft1", 31, scale=0.1)]
+    for i, adapter in enumerate(made):
+        await engine.add(name := f"peft{i}@1-aaaaaaaa", adapter)
+        reference.take(adapter)
+        for prompt in prompts:
+            logits = reference.after(prompt)(())
+            expected = dict(enumerate((logits - np.logaddexp.reduce(logits)).tolist()))
+            assert apart(await engine.probe(prompt, name), expected) < rounding(), f"adapter {i} answers {len(prompt)} tokens otherwise than PEFT does"
+            assert apart(await engine.probe(prompt, None), expected) > 0.5, "an adapter changes nothing"
         await engine.remove(name)
 
 

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from inference.engines import segments
+from inference.engines import kernels
 from inference.engines.segments import LONG, NONE, Packed, grouped
 
-SLOTS, RANK, INPUTS = 5, 4, 12
-Stretches = st.lists(st.tuples(st.integers(NONE, SLOTS - 1), st.integers(1, 3) | st.sampled_from((LONG - 1, LONG, 2 * LONG))), min_size=1, max_size=12)
+SLOTS, RANK, INPUTS = 5, 4, 13
+Stretches = st.lists(st.tuples(st.integers(NONE, SLOTS - 1), st.integers(1, 3) | st.sampled_from((LONG - 1, LONG))), min_size=1, max_size=12)
 Filled = st.lists(st.booleans(), min_size=SLOTS, max_size=SLOTS)
 
 
-def stacked(outputs: tuple[int, ...]) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+def stacked(outputs: tuple[int, ...], rank: int = RANK) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     """Empty matrices as vLLM makes them."""
-    return tuple(torch.zeros(SLOTS, 1, RANK, INPUTS) for _ in outputs), tuple(torch.zeros(SLOTS, 1, outer, RANK) for outer in outputs)
+    return tuple(torch.zeros(SLOTS, 1, rank, INPUTS) for _ in outputs), tuple(torch.zeros(SLOTS, 1, outer, rank) for outer in outputs)
 
 
 def load(lora_a: Sequence[torch.Tensor], lora_b: Sequence[torch.Tensor], slot: int) -> None:
     """As vLLM loads an adapter into a slot."""
     for a, b in zip(lora_a, lora_b, strict=True):
-        a[slot, 0, :RANK, :INPUTS].copy_(torch.randn(RANK, INPUTS))
-        b[slot, 0, : b.shape[2], :RANK].copy_(torch.randn(b.shape[2], RANK))
+        _, _, rank, inputs = a.shape
+        a[slot, 0, :rank, :inputs].copy_(torch.randn(rank, inputs))
+        b[slot, 0, : b.shape[2], :rank].copy_(torch.randn(b.shape[2], rank))
 
 
 def token_by_token(y: torch.Tensor, x: torch.Tensor, lora_a: Sequence[torch.Tensor], lora_b: Sequence[torch.Tensor], slots: list[int]) -> torch.Tensor:
@@ -39,30 +41,29 @@ def token_by_token(y: torch.Tensor, x: torch.Tensor, lora_a: Sequence[torch.Tens
 
 
 @settings(deadline=None)
-@given(stretches=Stretches, filled=Filled, outputs=st.sampled_from(((7,), (6, 6), (8, 4, 4))), small=st.sampled_from((0, segments.LEAST * INPUTS, segments.SMALL)))
-def test_in_bfloat16_it_is_the_same_but_for_rounding_also_where_small_inputs_are_multiplied_in_float32(stretches: list[tuple[int, int]], filled: list[bool], outputs: tuple[int, ...], small: int) -> None:
+@given(stretches=Stretches, filled=Filled, outputs=st.sampled_from(((7,), (6, 6), (8, 4, 4))))
+def test_in_bfloat16_it_is_the_same_but_for_rounding(stretches: list[tuple[int, int]], filled: list[bool], outputs: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     slots = [slot for slot, count in stretches for _ in range(count)]
     lora_a, lora_b = ([matrices.bfloat16() for matrices in side] for side in stacked(outputs))
     load(lora_a, lora_b, 0)
-    with patch.object(segments, "SMALL", small):
-        layer = Packed(lora_a, lora_b)
-        for slot in range(SLOTS):
-            if filled[slot]:
-                load(lora_a, lora_b, slot)
-        layer.look(range(SLOTS))
-        x, y = torch.randn(len(slots), INPUTS).bfloat16(), torch.randn(len(slots), sum(outputs)).bfloat16()
-        expected = token_by_token(y.float(), x.float(), [a.float() for a in lora_a], [b.float() for b in lora_b], slots)
-        layer.add(y, x, grouped(slots, y.dtype))
+    layer = Packed(lora_a, lora_b)
+    for slot in range(SLOTS):
+        if filled[slot]:
+            load(lora_a, lora_b, slot)
+    layer.look(range(SLOTS))
+    x, y = torch.randn(len(slots), INPUTS).bfloat16(), torch.randn(len(slots), sum(outputs)).bfloat16()
+    expected = token_by_token(y.float(), x.float(), [a.float() for a in lora_a], [b.float() for b in lora_b], slots)
+    layer.add(y, x, grouped(slots))
     torch.testing.assert_close(y.float(), expected, rtol=0.02, atol=0.5)
 
 
 @settings(deadline=None)
-@given(stretches=Stretches, filled=Filled, outputs=st.sampled_from(((7,), (6, 6), (8, 4, 4))))
-def test_what_is_added_is_what_each_adapter_makes_of_its_tokens(stretches: list[tuple[int, int]], filled: list[bool], outputs: tuple[int, ...]) -> None:
+@given(stretches=Stretches, filled=Filled, outputs=st.sampled_from(((7,), (6, 6), (8, 4, 4))), rank=st.sampled_from((1, 4, 6)))
+def test_what_is_added_is_what_each_adapter_makes_of_its_tokens(stretches: list[tuple[int, int]], filled: list[bool], outputs: tuple[int, ...], rank: int) -> None:
     torch.manual_seed(0)
     slots = [slot for slot, count in stretches for _ in range(count)]
-    lora_a, lora_b = stacked(outputs)
+    lora_a, lora_b = stacked(outputs, rank)
     load(lora_a, lora_b, 0)  # there before the matrices are packed, as others come after it
     layer = Packed(lora_a, lora_b)
     for slot in range(SLOTS):
@@ -79,36 +80,48 @@ def test_what_is_added_is_what_each_adapter_makes_of_its_tokens(stretches: list[
 
 
 @pytest.mark.parametrize(
-    ("slots", "runs", "bundles"),
+    ("slots", "runs", "groups"),
     [
         ([], 0, 0),
-        ([NONE] * 40, 0, 0),
-        ([3] * 4, 1, 0),
-        ([0, 1, 2, 3] * 8, 0, 1),
-        ([0] * LONG + [1] * LONG + [0, 1, NONE], 2, 1),
-        ([0] * 20 + [1, 2, 3], 0, 2),
+        ([NONE] * 2 * LONG, 0, 0),
+        ([3] * 5, 0, 1),
+        ([3] * LONG, 1, 0),
+        ([0, 1, 2, 3] * LONG, 0, 4),
+        ([0] * LONG + [1] * LONG + [0, 1, NONE], 2, 2),
     ],
-    ids=["nothing", "the base alone", "one adapter", "one token each", "prompts beside answers", "many beside few"],
+    ids=["nothing", "the base alone", "one adapter", "a prompt", "each in turn", "prompts beside answers"],
 )
-def test_prompts_go_alone_and_single_tokens_together(slots: list[int], runs: int, bundles: int) -> None:
+def test_long_prompts_go_alone_and_all_else_by_adapter(slots: list[int], runs: int, groups: int) -> None:
     batch = grouped(slots)
-    assert (len(batch.runs), len(batch.bundles)) == (runs, bundles)
+    assert (len(batch.runs), 0 if batch.groups is None else len(batch.groups.slots)) == (runs, groups)
+    if batch.groups:
+        assert len(batch.groups.tokens) == batch.groups.starts[-1]
+        assert not (batch.groups.starts % kernels.TOGETHER).any()
 
 
-def test_prompts_in_bfloat16_are_gathered_up_to_a_greater_length() -> None:
-    slots = [0] * (segments.LONG_IN_BFLOAT16 - 1) + [1] * segments.LONG_IN_BFLOAT16
-    batch = grouped(slots, torch.bfloat16)
-    assert (len(batch.runs), len(batch.bundles)) == (1, 1)
+def test_what_is_no_number_stays_none_in_bfloat16() -> None:
+    """Rounding by adding to its bits would make it zero."""
+    layer = Packed(*([matrices.bfloat16() for matrices in side] for side in stacked((6,))))
+    layer.filled = {0}
+    y = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0]).bfloat16().view(1, 6)
+    y.view(torch.uint16)[0, 0] = 0x7FFF
+    before = y.clone()
+    layer.add(y, torch.ones(1, INPUTS).bfloat16(), grouped([0]))
+    torch.testing.assert_close(y, before, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize(("slots", "read"), [([4, 0, 2], slice(0, 5)), ([9, 0, 0, 1], [0, 1, 9])], ids=["holes between them are read too", "too many to read"])
-def test_matrices_lie_where_they_are_unless_slots_are_far_apart(slots: list[int], read: slice | list[int]) -> None:
-    (bundle,) = grouped(slots).bundles
-    assert bundle.slots == read if isinstance(bundle.slots, slice) else bundle.slots.tolist() == read
-    matrices = torch.randn(10 * 2, 3, 4)
-    wanted = matrices.view(10, 2, 3, 4)[read].flatten(0, 1)
-    assert torch.equal(bundle.of(matrices, 2), wanted)
-    assert (bundle.of(matrices, 2).untyped_storage().data_ptr() == matrices.untyped_storage().data_ptr()) == isinstance(read, slice), "copied only where it must be"
+def test_where_nothing_can_be_written_the_loops_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba import int64
+    from numba.core.caching import CacheImpl
+
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    numbers = np.array([1, 2])
+
+    @kernels.compiled(int64[::1](int64[::1]))
+    def doubled(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        return numbers * 2
+
+    assert doubled(numbers).tolist() == [2, 4]
 
 
 def test_an_unloaded_slot_changes_nothing_any_more() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from xml.etree.ElementTree import fromstring
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from loom.bench.compare import Row
 from loom.bench.engine_side import Load
 from loom.bench.picture import picture
+from loom.bench.reference import off_by
 from loom.bench.swap import ratio_row
 from loom.bench.told import Told, told_rows
 from schemas.events import ResultStatus
@@ -19,8 +23,13 @@ def answered(asked: float, ended: float, version: int | None, output: str = "A",
     return Told(asked, ended, text, version, output, status)
 
 
-def values(told: list[Told], published: dict[int, float]) -> dict[str, float]:
-    return {row.what.split(" of ")[0] if row.what.startswith("failed") else row.what: row.ours for row in told_rows(told, published)}
+ROUNDING = 0.25
+
+
+def values(told: list[Told], published: dict[int, float], off: Mapping[tuple[int, str, str], float] | None = None) -> dict[str, float]:
+    """By the beginnings of the rows' names; a version says "A" or "B" alone, by its number, but for what `off` says."""
+    by = {one.said: 0.0 if one.said[2] == "_AB"[one.said[0]] else math.inf for one in told if one.is_sound} | dict(off or {})
+    return {row.what.split(" of ")[0].split(": ")[0]: row.ours for row in told_rows(told, published, by, ROUNDING)}
 
 
 SOUND = [answered(0, 1, 1), answered(1.5, 3.5, 1), answered(2, 3, 2, "B"), answered(3.2, 4, 2, "B")]
@@ -31,7 +40,7 @@ def test_an_old_version_may_end_what_it_began_and_no_more() -> None:
     assert (found["failed"], found["stale"], found["mixed"]) == (0, 0, 0)
     assert found["from a version's publishing to its first answer, p99"] == pytest.approx(1.2)
     assert found["what an answer takes at that load, p99"] == pytest.approx(1.97)
-    assert found["share of texts of which versions say different things"] == 1.0
+    assert found["share"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -46,6 +55,35 @@ def test_an_old_version_may_end_what_it_began_and_no_more() -> None:
 def test_each_fault_is_counted_as_what_it_is(wrong: Told, what: str) -> None:
     found = values([*SOUND, wrong], {2: 1.8})
     assert {name: found[name] for name in ("failed", "stale", "mixed")} == {"failed": 0, "stale": 0, "mixed": 0} | {what: 1}
+
+
+def test_an_answer_that_its_version_holds_as_likely_is_not_mixed() -> None:
+    wrong = answered(3.3, 5, 2, "A")
+    for gap, mixed in ((0.1, 0), (0.3, 1)):
+        found = values([*SOUND, wrong], {2: 1.8}, {wrong.said: gap})
+        assert found["mixed"] == mixed
+        assert found["not mixed, but another answer than the version's commonest to this text"] == 1
+        assert found["the most that one that is not mixed is off"] == (0.1 if not mixed else 0.0)
+
+
+def test_an_answer_that_all_agree_on_is_mixed_where_the_version_says_another_one_alone() -> None:
+    assert values([answered(0, 1, 1, "B"), answered(1, 2, 1, "B")], {1: 0})["mixed"] == 2
+
+
+@pytest.mark.parametrize(("label", "gap"), [("GO", 0.0), ("GAD", 0.125), ("BAD", 0.1875), ("WE", math.inf)])
+def test_how_far_a_label_is_from_being_said_is_the_worst_step_of_the_best_way_to_spell_it(label: str, gap: float) -> None:
+    after = {
+        "": {"G": 3.125, "GO": 2.75, "BAD": 2.75, "B": 2.9375, "W": 2.0, "O": 9.0, "x": 9.0, "": 9.0},
+        "G": {"O": 1.0, "AD": 0.875, "x": 9.0},
+        "B": {"AD": -1.0, "x": 9.0},
+    }
+    vocabulary = ["", "G", "GO", "O", "BAD", "B", "AD", "W", "E", "x"]
+    pieces = {token: piece for token, piece in enumerate(vocabulary) if piece not in ("", "x")}
+
+    def logits(behind: tuple[int, ...]) -> NDArray[np.float32]:
+        return np.array([after["".join(vocabulary[token] for token in behind)].get(piece, 0.0) for piece in vocabulary], np.float32)
+
+    assert off_by(label, ("GO", "GAD", "BAD", "WE"), pieces, logits, ROUNDING) == gap
 
 
 def test_a_ratio_holds_where_its_interval_reaches_the_goal_and_is_narrow() -> None:
