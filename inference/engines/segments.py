@@ -18,8 +18,8 @@ from torch import Tensor
 
 from inference.engines.kernels import PADDING, TOGETHER, expand, shrink
 
-LONG = 160
-"""Tokens side by side, of one adapter, that are multiplied by themselves, by torch: a prompt's."""
+LONG = 256
+"""Tokens side by side, of one adapter, that are multiplied by themselves, by torch: a long prompt's. In bfloat16 torch rounds what is between the two products, which our loops do not: what is asked again, and partly in the cache, should rarely go another way."""
 NONE = -1
 """The slot of a token without an adapter."""
 
