@@ -1,18 +1,22 @@
-"""LoRA's two products for few tokens of an adapter each, as a step of decoding has them: loops, which LLVM compiles (Numba).
+"""LoRA's two products for tokens of many adapters: loops, which LLVM compiles (Numba), on the threads that torch has.
 
-A matrix library takes 6 to 30 us for the smallest product, and to gather what goes in and to spread what comes out take as many calls again. Here a product is
-one call, and reads matrices as they lie. The names are Punica's (Chen et al. 2023).
+A matrix library takes 6 to 30 us for the smallest product, and to gather what goes in and to spread what comes out take as many calls again. Here all products of a
+layer's module are one call, and matrices are read as they lie. Source: Punica (Chen et al. 2023), whose names the two products have.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
+import torch
 from llvmlite import ir
-from numba import carray, float32, int64, njit, uint16, uint32
+from numba import carray, cfunc, float32, int64, njit, uint16, uint32
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
@@ -20,23 +24,36 @@ OPTIONS: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "error_mo
 INFINITE, NOT_A_NUMBER = 0x7F800000, 0x7FC0
 """The bits of the one in float32, of the other in bfloat16."""
 TOGETHER = 4
-"""Tokens that are multiplied with as many rows of a matrix at once: their sums and what they are made of fill half of AVX-512's registers."""
+"""Tokens of a block: they are multiplied with as many rows of a matrix at once, whose sums and what they are made of fill half of AVX-512's registers."""
 PADDING = -1
-"""Where a group has no whole number of such blocks."""
+"""In a block that is not full."""
+BLOCKS = 8
+"""That a thread takes at a time."""
+ALONE = 2 * BLOCKS
+"""Blocks up to which one thread does it all: to hand some over would take as long."""
 Compiled = Any
 """By Numba, which has no types for mypy."""
 
 
-def compiled(*signatures: Any) -> Callable[[Callable[..., Any]], Compiled]:
-    """Compiles a function for its kinds of arguments, once a machine: a start after that reads what was made, from beside this file or the user's cache. Where neither can be written, each start compiles for itself."""
+TAKEN, Y_AT, X_AT, TOKENS, SLOT_AT, TOKEN_AT, BLOCK_COUNT, COLUMNS, DOWN_AT, SLOTS, WIDTH, INPUTS, UPS, FIRST_UP = range(14)
+"""Where a job, an array of int64, names what is multiplied; addresses end with `_AT`, and numbers lie behind one another: how many parts threads have taken, 0 at first; y (tokens, columns); x (tokens, inputs); their tokens; the slot of each block (blocks); the token at each place (blocks * TOGETHER), or
+PADDING; the blocks; the columns; `down` (slots, width, inputs), whose width is a multiple of TOGETHER; how many kinds of `up` there are, and the first of these."""
+UP_AT, COUNT, RANK, OUTPUTS, INNER, OUTER, UP_FIELDS = range(7)
+"""Of each kind, one behind the other: `up` (slots * count, rank, outputs); count, rank and outputs; the first column of what `down` makes; the first column of y."""
+LONGEST = FIRST_UP + 64 * UP_FIELDS
+"""Of a job, as Numba wants to know; nothing reads as far."""
 
-    def compile_it(function: Callable[..., Any]) -> Compiled:
+
+def compiled(compile_it: Callable[..., Any], *signatures: Any) -> Callable[[Callable[..., Any]], Compiled]:
+    """Compiles a function, once a machine: a start after that reads what was made, from beside this file or the user's cache. Where neither can be written, each start compiles for itself."""
+
+    def decorate(function: Callable[..., Any]) -> Compiled:
         try:
-            return njit(list(signatures), cache=True, **OPTIONS)(function)
+            return compile_it(*signatures, cache=True, **OPTIONS)(function)
         except RuntimeError:
-            return njit(list(signatures), **OPTIONS)(function)
+            return compile_it(*signatures, **OPTIONS)(function)
 
-    return compile_it
+    return decorate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -56,6 +73,17 @@ def _numbers_at(context: Any, address: Any, like: Any) -> Any:
     """A pointer to numbers of the kind that the array `like` has."""
     kind = numba.types.CPointer(like.dtype)
     return kind(address, like), lambda context, builder, _signature, given: builder.inttoptr(given[0], context.get_value_type(kind))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _take(context: Any, numbers: Any) -> Any:
+    """The first of `numbers`, to which it adds one, as no other thread does meanwhile."""
+
+    def add(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        first = context.make_array(signature.args[0])(context, builder, given[0]).data
+        return builder.atomic_rmw("add", first, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return int64(numbers), add
 
 
 def _single(number: Any) -> Any:
@@ -90,96 +118,144 @@ def _put_into(number: Any, row: Any, at: Any) -> Callable[..., None]:
     return same if row.dtype == float32 else narrow
 
 
-def _for_both(make: Callable[[Any], Any]) -> tuple[Any, Any]:
-    return make(float32), make(uint16)
-
-
-@compiled(*_for_both(lambda kind: numba.void(int64, int64, kind[:, :, ::1], int64[::1], int64[::1], int64[::1], float32[:, ::1])))
-def shrink(x_at: int, count: int, down: NDArray[Any], slots: NDArray[np.int64], starts: NDArray[np.int64], tokens: NDArray[np.int64], inner: NDArray[np.float32]) -> None:
-    """Makes `inner` (places, width) of `x` (`count` tokens, inputs), which lies at the address `x_at`, and `down` (slots, width, inputs).
-
-    Group g has slot `slots[g]` and the places from `starts[g]` to `starts[g + 1]`, a multiple of TOGETHER, as width is; a place has the token that `tokens` names, or PADDING. Numbers are float32, or the bits of bfloat16.
-    """
-    _, width, inputs = down.shape
-    x = carray(_numbers_at(x_at, down), (count, inputs))
-    rows = np.empty((len(tokens), inputs), np.float32)
-    for place in range(len(tokens)):
-        row, token = rows[place], tokens[place]
-        if token == PADDING:
-            row[:] = 0
-        else:
-            given = x[token]
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _shrink(rows: NDArray[np.float32], count: int, matrix: NDArray[Any], inner: NDArray[np.float32]) -> None:
+    """Makes the first `count` rows of `inner` (places, width) of those of `rows` (places, inputs) and `matrix` (width, inputs)."""
+    width, inputs = matrix.shape
+    for r in range(0, width, TOGETHER):
+        m0, m1, m2, m3 = matrix[r], matrix[r + 1], matrix[r + 2], matrix[r + 3]
+        for place in range(0, count, TOGETHER):
+            a, b, c, d = rows[place], rows[place + 1], rows[place + 2], rows[place + 3]
+            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = np.float32(0)
             for k in range(inputs):
-                row[k] = _single(given[k])
-    for group in range(len(slots)):
-        matrix = down[slots[group]]
-        for r in range(0, width, TOGETHER):
-            m0, m1, m2, m3 = matrix[r], matrix[r + 1], matrix[r + 2], matrix[r + 3]
-            for place in range(starts[group], starts[group + 1], TOGETHER):
-                a, b, c, d = rows[place], rows[place + 1], rows[place + 2], rows[place + 3]
-                a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = np.float32(0)
-                for k in range(inputs):
-                    n0, n1, n2, n3 = _single(m0[k]), _single(m1[k]), _single(m2[k]), _single(m3[k])
-                    a0 += a[k] * n0
-                    a1 += a[k] * n1
-                    a2 += a[k] * n2
-                    a3 += a[k] * n3
-                    b0 += b[k] * n0
-                    b1 += b[k] * n1
-                    b2 += b[k] * n2
-                    b3 += b[k] * n3
-                    c0 += c[k] * n0
-                    c1 += c[k] * n1
-                    c2 += c[k] * n2
-                    c3 += c[k] * n3
-                    d0 += d[k] * n0
-                    d1 += d[k] * n1
-                    d2 += d[k] * n2
-                    d3 += d[k] * n3
-                inner[place, r], inner[place, r + 1], inner[place, r + 2], inner[place, r + 3] = a0, a1, a2, a3
-                inner[place + 1, r], inner[place + 1, r + 1], inner[place + 1, r + 2], inner[place + 1, r + 3] = b0, b1, b2, b3
-                inner[place + 2, r], inner[place + 2, r + 1], inner[place + 2, r + 2], inner[place + 2, r + 3] = c0, c1, c2, c3
-                inner[place + 3, r], inner[place + 3, r + 1], inner[place + 3, r + 2], inner[place + 3, r + 3] = d0, d1, d2, d3
+                n0, n1, n2, n3 = _single(m0[k]), _single(m1[k]), _single(m2[k]), _single(m3[k])
+                a0 += a[k] * n0
+                a1 += a[k] * n1
+                a2 += a[k] * n2
+                a3 += a[k] * n3
+                b0 += b[k] * n0
+                b1 += b[k] * n1
+                b2 += b[k] * n2
+                b3 += b[k] * n3
+                c0 += c[k] * n0
+                c1 += c[k] * n1
+                c2 += c[k] * n2
+                c3 += c[k] * n3
+                d0 += d[k] * n0
+                d1 += d[k] * n1
+                d2 += d[k] * n2
+                d3 += d[k] * n3
+            inner[place, r], inner[place, r + 1], inner[place, r + 2], inner[place, r + 3] = a0, a1, a2, a3
+            inner[place + 1, r], inner[place + 1, r + 1], inner[place + 1, r + 2], inner[place + 1, r + 3] = b0, b1, b2, b3
+            inner[place + 2, r], inner[place + 2, r + 1], inner[place + 2, r + 2], inner[place + 2, r + 3] = c0, c1, c2, c3
+            inner[place + 3, r], inner[place + 3, r + 1], inner[place + 3, r + 2], inner[place + 3, r + 3] = d0, d1, d2, d3
 
 
-@compiled(*_for_both(lambda kind: numba.void(int64, int64, int64, int64, float32[:, ::1], int64, kind[:, :, ::1], int64, int64[::1], int64[::1], int64[::1])))
-def expand(
-    y_at: int, count: int, columns: int, outer: int, inner: NDArray[np.float32], first: int, up: NDArray[Any], projections: int, slots: NDArray[np.int64], starts: NDArray[np.int64], tokens: NDArray[np.int64],
-) -> None:  # fmt: skip
-    """Adds to `y` (`count` tokens, columns), from column `outer` on, what `up` (slots * projections, rank, outputs) makes of the columns of `inner` from `first` on, a projection beside the other."""
-    _, rank, outputs = up.shape
-    y = carray(_numbers_at(y_at, up), (count, columns))
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _expand(y: NDArray[Any], column: int, tokens: NDArray[np.int64], inner: NDArray[np.float32], first: int, matrix: NDArray[Any]) -> None:
+    """Adds to the rows `tokens` of `y` (tokens, columns), from `column` on, what `matrix` (rank, outputs) makes of the columns of `inner` (places, width) from `first` on."""
+    rank, outputs = matrix.shape
     made = np.empty((TOGETHER, outputs), np.float32)
     of_a, of_b, of_c, of_d = made[0], made[1], made[2], made[3]
-    for group in range(len(slots)):
-        for projection in range(projections):
-            matrix, begin, column = up[slots[group] * projections + projection], first + projection * rank, outer + projection * outputs
-            for place in range(starts[group], starts[group + 1], TOGETHER):
-                made[:] = 0
-                a, b, c, d = inner[place, begin : begin + rank], inner[place + 1, begin : begin + rank], inner[place + 2, begin : begin + rank], inner[place + 3, begin : begin + rank]
-                for r in range(0, rank - rank % TOGETHER, TOGETHER):
-                    a0, a1, a2, a3 = a[r], a[r + 1], a[r + 2], a[r + 3]
-                    b0, b1, b2, b3 = b[r], b[r + 1], b[r + 2], b[r + 3]
-                    c0, c1, c2, c3 = c[r], c[r + 1], c[r + 2], c[r + 3]
-                    e0, e1, e2, e3 = d[r], d[r + 1], d[r + 2], d[r + 3]
-                    u0, u1, u2, u3 = matrix[r], matrix[r + 1], matrix[r + 2], matrix[r + 3]
-                    for j in range(outputs):
-                        r0, r1, r2, r3 = _single(u0[j]), _single(u1[j]), _single(u2[j]), _single(u3[j])
-                        of_a[j] += a0 * r0 + a1 * r1 + a2 * r2 + a3 * r3
-                        of_b[j] += b0 * r0 + b1 * r1 + b2 * r2 + b3 * r3
-                        of_c[j] += c0 * r0 + c1 * r1 + c2 * r2 + c3 * r3
-                        of_d[j] += e0 * r0 + e1 * r1 + e2 * r2 + e3 * r3
-                for r in range(rank - rank % TOGETHER, rank):
-                    u0 = matrix[r]
-                    for j in range(outputs):
-                        r0 = _single(u0[j])
-                        of_a[j] += a[r] * r0
-                        of_b[j] += b[r] * r0
-                        of_c[j] += c[r] * r0
-                        of_d[j] += d[r] * r0
-                for i in range(TOGETHER):
-                    token = tokens[place + i]
-                    if token != PADDING:
-                        target, line = y[token, column : column + outputs], made[i]
-                        for j in range(outputs):
-                            _put(_single(target[j]) + line[j], target, j)
+    for place in range(0, len(tokens), TOGETHER):
+        made[:] = 0
+        a, b, c, d = inner[place, first : first + rank], inner[place + 1, first : first + rank], inner[place + 2, first : first + rank], inner[place + 3, first : first + rank]
+        for r in range(0, rank - rank % TOGETHER, TOGETHER):
+            a0, a1, a2, a3 = a[r], a[r + 1], a[r + 2], a[r + 3]
+            b0, b1, b2, b3 = b[r], b[r + 1], b[r + 2], b[r + 3]
+            c0, c1, c2, c3 = c[r], c[r + 1], c[r + 2], c[r + 3]
+            d0, d1, d2, d3 = d[r], d[r + 1], d[r + 2], d[r + 3]
+            u0, u1, u2, u3 = matrix[r], matrix[r + 1], matrix[r + 2], matrix[r + 3]
+            for j in range(outputs):
+                n0, n1, n2, n3 = _single(u0[j]), _single(u1[j]), _single(u2[j]), _single(u3[j])
+                of_a[j] += a0 * n0 + a1 * n1 + a2 * n2 + a3 * n3
+                of_b[j] += b0 * n0 + b1 * n1 + b2 * n2 + b3 * n3
+                of_c[j] += c0 * n0 + c1 * n1 + c2 * n2 + c3 * n3
+                of_d[j] += d0 * n0 + d1 * n1 + d2 * n2 + d3 * n3
+        for r in range(rank - rank % TOGETHER, rank):
+            u0 = matrix[r]
+            for j in range(outputs):
+                n0 = _single(u0[j])
+                of_a[j] += a[r] * n0
+                of_b[j] += b[r] * n0
+                of_c[j] += c[r] * n0
+                of_d[j] += d[r] * n0
+        for i in range(TOGETHER):
+            token = tokens[place + i]
+            if token != PADDING:
+                target, line = y[token, column : column + outputs], made[i]
+                for j in range(outputs):
+                    _put(_single(target[j]) + line[j], target, j)
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _work(job: NDArray[np.int64], like: NDArray[Any]) -> None:
+    """A thread's share of a job, whose numbers are of the kind that `like` has."""
+    inputs, width, blocks = job[INPUTS], job[WIDTH], job[BLOCK_COUNT]
+    y = carray(_numbers_at(job[Y_AT], like), (job[TOKENS], job[COLUMNS]))
+    x = carray(_numbers_at(job[X_AT], like), (job[TOKENS], inputs))
+    down = carray(_numbers_at(job[DOWN_AT], like), (job[SLOTS], width, inputs))
+    slots, tokens = carray(_numbers_at(job[SLOT_AT], job), (blocks,)), carray(_numbers_at(job[TOKEN_AT], job), (blocks * TOGETHER,))
+    rows, inner = np.empty((BLOCKS * TOGETHER, inputs), np.float32), np.empty((BLOCKS * TOGETHER, width), np.float32)
+    while True:
+        block = _take(job) * BLOCKS
+        if block >= blocks:
+            return
+        end = min(block + BLOCKS, blocks)
+        while block < end:
+            slot, after = slots[block], block + 1
+            while after < end and slots[after] == slot:
+                after += 1
+            those = tokens[block * TOGETHER : after * TOGETHER]
+            for place in range(len(those)):
+                row = rows[place]
+                if those[place] == PADDING:
+                    row[:] = 0
+                else:
+                    given = x[those[place]]
+                    for k in range(inputs):
+                        row[k] = _single(given[k])
+            _shrink(rows, len(those), down[slot], inner)
+            for up in range(job[UPS]):
+                about = job[FIRST_UP + up * UP_FIELDS : FIRST_UP + (up + 1) * UP_FIELDS]
+                count, outputs = about[COUNT], about[OUTPUTS]
+                matrices = carray(_numbers_at(about[UP_AT], like), (job[SLOTS] * count, about[RANK], outputs))
+                for i in range(count):
+                    _expand(y, about[OUTER] + i * outputs, those, inner, about[INNER] + i * about[RANK], matrices[slot * count + i])
+            block = after
+
+
+@compiled(cfunc, numba.void(numba.types.voidptr))
+def _in_float32(job: Any) -> None:
+    _work(carray(job, (LONGEST,), np.int64), np.empty(0, np.float32))
+
+
+@compiled(cfunc, numba.void(numba.types.voidptr))
+def _in_bfloat16(job: Any) -> None:
+    _work(carray(job, (LONGEST,), np.int64), np.empty(0, np.uint16))
+
+
+def multiplier(job: NDArray[np.int64], kind: torch.dtype) -> Callable[[], None]:
+    """Adds to y what the adapters make of x, as `job`, which lives as long, says whenever it is called; numbers are of `kind`: float32 or bfloat16."""
+    work, at = _in_bfloat16 if kind == torch.bfloat16 else _in_float32, job.ctypes.data
+    alone, shared = work.ctypes, work.address
+
+    def multiply() -> None:
+        job[TAKEN] = 0
+        parallel = None if job[BLOCK_COUNT] <= ALONE else _openmp()
+        if parallel is None:
+            alone(at)
+        else:
+            parallel(shared, at, torch.get_num_threads(), 0)
+
+    return multiply
+
+
+@cache
+def _openmp() -> Any:
+    """`GOMP_parallel` of the OpenMP that torch's own products run on, so that it is the same threads: a function is called in each of so many with one argument (libgomp's ABI, which GCC's programs use). None where torch has another OpenMP."""
+    for library in (Path(torch.__file__).parent / "lib").glob("libgomp*"):
+        found = ctypes.CDLL(str(library)).GOMP_parallel
+        found.argtypes, found.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+        return found
+    return None

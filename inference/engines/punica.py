@@ -50,7 +50,7 @@ class SegmentedLora(PunicaWrapperCPU):
         """Adds to `y` (tokens, outputs) what the adapters of the batch make of `x` (tokens, inputs)."""
         if self._batch is None:
             self._batch = grouped(self._slots)
-        if self._batch.slots:
+        if self._batch.adapters:
             self._layer(lora_a_stacked, lora_b_stacked).add(y, x, self._batch)
 
     def _layer(self, lora_a: Sequence[Tensor], lora_b: Sequence[Tensor]) -> Packed:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inference.engines import kernels
-from inference.engines.segments import LONG, NONE, Packed, grouped
+from inference.engines.kernels import ALONE, PADDING, TOGETHER
+from inference.engines.segments import NONE, Packed, grouped
 
 SLOTS, RANK, INPUTS = 5, 4, 13
-Stretches = st.lists(st.tuples(st.integers(NONE, SLOTS - 1), st.integers(1, 3) | st.sampled_from((LONG - 1, LONG))), min_size=1, max_size=12)
+Stretches = st.lists(st.tuples(st.integers(NONE, SLOTS - 1), st.integers(1, 3) | st.sampled_from((ALONE * TOGETHER, 3 * ALONE * TOGETHER))), min_size=1, max_size=12)
 Filled = st.lists(st.booleans(), min_size=SLOTS, max_size=SLOTS)
 
 
@@ -76,27 +77,23 @@ def test_what_is_added_is_what_each_adapter_makes_of_its_tokens(stretches: list[
     batch = grouped(slots)
     layer.add(y, x, batch)
     torch.testing.assert_close(y, expected)
-    assert batch.slots == set(slots) - {NONE}
+    assert batch.adapters == set(slots) - {NONE}
 
 
 @pytest.mark.parametrize(
-    ("slots", "runs", "groups"),
+    ("slots", "blocks", "tokens"),
     [
-        ([], 0, 0),
-        ([NONE] * 2 * LONG, 0, 0),
-        ([3] * 5, 0, 1),
-        ([3] * LONG, 1, 0),
-        ([0, 1, 2, 3] * LONG, 0, 4),
-        ([0] * LONG + [1] * LONG + [0, 1, NONE], 2, 2),
+        ([], [], []),
+        ([NONE, NONE], [], []),
+        ([3, NONE, 3, 1], [3, 1], [0, 2, PADDING, PADDING, 3, PADDING, PADDING, PADDING]),
+        ([0] * 5 + [2] * 4, [0, 0, 2], [0, 1, 2, 3, 4, PADDING, PADDING, PADDING, 5, 6, 7, 8]),
     ],
-    ids=["nothing", "the base alone", "one adapter", "a prompt", "each in turn", "prompts beside answers"],
+    ids=["nothing", "the base alone", "two adapters and the base", "more than a block"],
 )
-def test_long_prompts_go_alone_and_all_else_by_adapter(slots: list[int], runs: int, groups: int) -> None:
+def test_tokens_are_grouped_by_adapter_in_whole_blocks(slots: list[int], blocks: list[int], tokens: list[int]) -> None:
     batch = grouped(slots)
-    assert (len(batch.runs), 0 if batch.groups is None else len(batch.groups.slots)) == (runs, groups)
-    if batch.groups:
-        assert len(batch.groups.tokens) == batch.groups.starts[-1]
-        assert not (batch.groups.starts % kernels.TOGETHER).any()
+    assert batch.adapters == set(slots) - {NONE}
+    assert (batch.slots.tolist(), batch.tokens.tolist()) == (blocks, tokens)
 
 
 def test_what_is_no_number_stays_none_in_bfloat16() -> None:
@@ -110,14 +107,58 @@ def test_what_is_no_number_stays_none_in_bfloat16() -> None:
     torch.testing.assert_close(y, before, rtol=0, atol=0, equal_nan=True)
 
 
+def test_each_token_gets_the_same_from_any_number_of_threads_and_in_any_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    lora_a, lora_b = stacked((8, 4, 4))
+    for slot in range(SLOTS):
+        load(lora_a, lora_b, slot)
+    layer = Packed(lora_a, lora_b)
+    layer.look(range(SLOTS))
+    slots = [slot for _ in range(40) for slot in (0, 1, NONE, 2, 4, 4)]
+    x, y = torch.randn(len(slots), INPUTS), torch.randn(len(slots), 16)
+
+    def made(where: slice) -> torch.Tensor:
+        some = y[where].clone()
+        layer.add(some, x[where], grouped(slots[where]))
+        return some
+
+    assert kernels._openmp() is not None
+    before = torch.get_num_threads()
+    try:
+        several = []
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            several.append(made(slice(0, len(slots))))
+    finally:
+        torch.set_num_threads(before)
+    monkeypatch.setattr(kernels, "_openmp", lambda: None)
+    several += [made(slice(0, len(slots))), torch.cat([made(slice(at, at + 1)) for at in range(len(slots))])]
+    assert all(torch.equal(several[0], one) for one in several)
+
+
+def test_rows_need_not_lie_behind_one_another_but_be_of_the_same_numbers() -> None:
+    lora_a, lora_b = stacked((6,))
+    layer = Packed(lora_a, lora_b)
+    load(lora_a, lora_b, 1)
+    layer.look(range(SLOTS))
+    x, y, slots = torch.randn(9, 2 * INPUTS), torch.randn(9, 8), [1] * 9
+    wanted = token_by_token(y[:, 1:7], x[:, ::2], lora_a, lora_b, slots)
+    untouched = y[:, [0, 7]]
+    layer.add(y[:, 1:7], x[:, ::2], grouped(slots))
+    torch.testing.assert_close(y[:, 1:7], wanted)
+    assert torch.equal(y[:, [0, 7]], untouched)
+    with pytest.raises(TypeError, match=r"float32 .*bfloat16"):
+        layer.add(y[:, 1:7].bfloat16(), x[:, ::2], grouped(slots))
+
+
 def test_where_nothing_can_be_written_the_loops_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    from numba import int64
+    from numba import int64, njit
     from numba.core.caching import CacheImpl
 
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
     numbers = np.array([1, 2])
 
-    @kernels.compiled(int64[::1](int64[::1]))
+    @kernels.compiled(njit, int64[::1](int64[::1]))
     def doubled(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         return numbers * 2
 
