@@ -28,7 +28,7 @@ from inference.service import Service
 from loom.bench.compare import BenchmarkFailed, Row, all_of, arrivals
 from loom.bench.engine_side import FIRST_TOKEN, LAST_TOKEN
 from loom.bench.random_models import random_adapter, random_version
-from loom.bench.reference import Reference, off_by
+from loom.bench.reference import Reference, off_by, rounding
 from loom.bench.told import Told, told_rows
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.encoder import minilm
@@ -62,8 +62,6 @@ labels = [{labels}]
 LOAD = 0.5
 TEXTS, REPEATS = 25, 16
 """So few that each version is asked each of them several times; and how often all are asked to measure what is answered a second."""
-ROUNDING = {True: 0.5, False: 0.02}
-"""By how many nats sums of another order may move two log probabilities apart, in bfloat16 and in float32: twice what the contract of engines (`tests/support/engine_contract.py`) lets one be moved."""
 CODEC = Codec()
 
 
@@ -256,17 +254,18 @@ async def publish_rows(base: str, folder: Path, counts: Counts) -> list[Row]:
         publishing = asyncio.create_task(_publish(here, range(newest + 1, newest + 1 + counts.publishes), counts.requests / (LOAD * capacity) / (counts.publishes + 1), live_since))
         await _load(here, texts, LOAD * capacity, counts.requests, told)
         await publishing
-    own, before = _off_by(base, folder, told)
+    most = 2 * rounding()  # two log probabilities move apart
+    own, before = _off_by(base, folder, told, most)
     return [
-        *told_rows(told, live_since, own, ROUNDING[is_bfloat16_faster()]),
-        Row.of("share of the answers of the version before it that a version does not give alone", "", [statistics.mean(gap > ROUNDING[is_bfloat16_faster()] for gap in before)]),
+        *told_rows(told, live_since, own, most),
+        Row.of("share of the answers of the version before it that a version does not give alone", "", [statistics.mean(gap > most for gap in before)]),
     ]
 
 
-def _off_by(base: str, folder: Path, told: Sequence[Told]) -> tuple[Mapping[tuple[int, str, str], float], Sequence[float]]:
-    """By how many nats each version, alone, is off what it said to each text; and off what the version before it said to that, which shows that one is told from another."""
+def _off_by(base: str, folder: Path, told: Sequence[Told], most: float) -> tuple[Mapping[tuple[int, str, str], float], Sequence[float]]:
+    """By how many nats each version, alone, is off what it said to each text; and off what the version before it said to that, which shows that one is told from another; `math.inf` above `most`."""
     spec, tokenizer = load_project(folder / "loom.toml").adapters["mood"].spec, load_tokenizer(base)
-    reference, most = Reference(base, bfloat16=is_bfloat16_faster()), ROUNDING[is_bfloat16_faster()]
+    reference = Reference(base, bfloat16=is_bfloat16_faster())
     pieces, said = reference.pieces(spec.labels), defaultdict[int, defaultdict[str, set[str]]](lambda: defaultdict(set))
     for version, text, output in (one.said for one in told if one.is_sound):
         said[version][text].add(output)

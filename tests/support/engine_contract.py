@@ -15,7 +15,7 @@ import pytest
 from inference.admission import has_effect
 from inference.engines import Engine
 from loom.bench.random_models import random_adapter
-from loom.bench.reference import Reference
+from loom.bench.reference import Reference, rounding
 from runtime.errors import InvalidInput
 from runtime.precision import is_bfloat16_faster
 from runtime.tasks.prompt import load_tokenizer
@@ -134,11 +134,6 @@ async def a_flood_holds_up_nobody_else(engine: Engine, base: str, folder: Path, 
 def apart(one: dict[int, float], other: dict[int, float]) -> float:
     """The most that two answers differ, of the tokens that both hold likely."""
     return max((abs(one[token] - other[token]) for token in one.keys() & other.keys()), default=float("inf"))
-
-
-def rounding() -> float:
-    """How far an answer may be from itself in company, where sums are made in another order: logits above 16 have steps of 0.125 in bfloat16. In float32 they differ by less than 0.0001."""
-    return 0.25 if is_bfloat16_faster() else 0.01
 
 
 async def bad_requests_are_refused_and_harm_nobody(engine: Engine, base: str, folder: Path) -> None:
