@@ -6,6 +6,8 @@ UV := var/tools/bin/uv
 export UV_LINK_MODE ?= hardlink
 # OpenMP threads that spin while they wait slow whatever trains beside something else fifty-fold (docs/benchmarks.md)
 export GOMP_SPINCOUNT ?= 3000
+# Memory in large pages, kept for the next step, trains faster on a CPU (docs/decisions/0030-memory-of-processes-that-compute.md)
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1073741824
 # Without an NVIDIA GPU, say UV_TORCH_BACKEND=cpu to save 5 GB where PyTorch's own index can be reached.
 
 .PHONY: setup demo test unit system integration faults cluster backends lint lock clean

@@ -23,6 +23,7 @@ from loom.processes import ON_ONE_MACHINE
 from runtime.database import migrate
 from runtime.errors import LoomError, SettingsError
 from runtime.kafka import apply_topics
+from runtime.machine import MALLOC
 from runtime.project import Project, load_project
 from runtime.settings import Settings
 from schemas.registry import Registry, RegistryUnavailable
@@ -192,7 +193,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
     if settings.registry:
         values["LOOM_REGISTRY"] = settings.registry
     # OpenMP threads that spin while they wait slow training and serving on the same cores fifty-fold (docs/benchmarks.md)
-    values.setdefault("GOMP_SPINCOUNT", os.environ.get("GOMP_SPINCOUNT", "3000"))
+    values |= {name: os.environ.get(name, value) for name, value in (("GOMP_SPINCOUNT", "3000"), ("GLIBC_TUNABLES", MALLOC))}
     return values | {"DO_NOT_TRACK": "true", "SCARF_NO_ANALYTICS": "true", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 

@@ -28,16 +28,16 @@ TOGETHER = 4
 PADDING = -1
 """In a block that is not full."""
 BLOCKS = 8
-"""That a thread takes at a time."""
-ALONE = 2 * BLOCKS
-"""Blocks up to which one thread does it all: to hand some over would take as long."""
+"""That a thread takes at a time, at most."""
+ALONE = 4
+"""Blocks up to which one thread does it all: to hand some over would take as long. Of eight, in the engine, two took 91 us and one 101."""
 Compiled = Any
 """By Numba, which has no types for mypy."""
 
 
-TAKEN, Y_AT, X_AT, TOKENS, SLOT_AT, TOKEN_AT, BLOCK_COUNT, COLUMNS, DOWN_AT, SLOTS, WIDTH, INPUTS, UPS, FIRST_UP = range(14)
+TAKEN, Y_AT, X_AT, TOKENS, SLOT_AT, TOKEN_AT, BLOCK_COUNT, EACH, COLUMNS, DOWN_AT, SLOTS, WIDTH, INPUTS, UPS, FIRST_UP = range(15)
 """Where a job, an array of int64, names what is multiplied; addresses end with `_AT`, and numbers lie behind one another: how many parts threads have taken, 0 at first; y (tokens, columns); x (tokens, inputs); their tokens; the slot of each block (blocks); the token at each place (blocks * TOGETHER), or
-PADDING; the blocks; the columns; `down` (slots, width, inputs), whose width is a multiple of TOGETHER; how many kinds of `up` there are, and the first of these."""
+PADDING; the blocks; how many of them a thread takes at a time; the columns; `down` (slots, width, inputs), whose width is a multiple of TOGETHER; how many kinds of `up` there are, and the first of these."""
 UP_AT, COUNT, RANK, OUTPUTS, INNER, OUTER, UP_FIELDS = range(7)
 """Of each kind, one behind the other: `up` (slots * count, rank, outputs); count, rank and outputs; the first column of what `down` makes; the first column of y."""
 LONGEST = FIRST_UP + 64 * UP_FIELDS
@@ -191,17 +191,17 @@ def _expand(y: NDArray[Any], column: int, tokens: NDArray[np.int64], inner: NDAr
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def _work(job: NDArray[np.int64], like: NDArray[Any]) -> None:
     """A thread's share of a job, whose numbers are of the kind that `like` has."""
-    inputs, width, blocks = job[INPUTS], job[WIDTH], job[BLOCK_COUNT]
+    inputs, width, blocks, each = job[INPUTS], job[WIDTH], job[BLOCK_COUNT], job[EACH]
     y = carray(_numbers_at(job[Y_AT], like), (job[TOKENS], job[COLUMNS]))
     x = carray(_numbers_at(job[X_AT], like), (job[TOKENS], inputs))
     down = carray(_numbers_at(job[DOWN_AT], like), (job[SLOTS], width, inputs))
     slots, tokens = carray(_numbers_at(job[SLOT_AT], job), (blocks,)), carray(_numbers_at(job[TOKEN_AT], job), (blocks * TOGETHER,))
     rows, inner = np.empty((BLOCKS * TOGETHER, inputs), np.float32), np.empty((BLOCKS * TOGETHER, width), np.float32)
     while True:
-        block = _take(job) * BLOCKS
+        block = _take(job) * each
         if block >= blocks:
             return
-        end = min(block + BLOCKS, blocks)
+        end = min(block + each, blocks)
         while block < end:
             slot, after = slots[block], block + 1
             while after < end and slots[after] == slot:
@@ -235,18 +235,16 @@ def _in_bfloat16(job: Any) -> None:
     _work(carray(job, (LONGEST,), np.int64), np.empty(0, np.uint16))
 
 
-def multiplier(job: NDArray[np.int64], kind: torch.dtype) -> Callable[[], None]:
-    """Adds to y what the adapters make of x, as `job`, which lives as long, says whenever it is called; numbers are of `kind`: float32 or bfloat16."""
-    work, at = _in_bfloat16 if kind == torch.bfloat16 else _in_float32, job.ctypes.data
+def multiplier(job: NDArray[np.int64], kind: torch.dtype) -> Callable[[int], None]:
+    """Adds to y what the adapters make of x, as `job`, which lives as long, says whenever it is called, on so many threads; numbers are of `kind`: float32 or bfloat16."""
+    work, at, parallel = _in_bfloat16 if kind == torch.bfloat16 else _in_float32, job.ctypes.data, _openmp()
     alone, shared = work.ctypes, work.address
 
-    def multiply() -> None:
-        job[TAKEN] = 0
-        parallel = None if job[BLOCK_COUNT] <= ALONE else _openmp()
-        if parallel is None:
-            alone(at)
+    def multiply(threads: int) -> None:
+        if threads > 1 and parallel is not None:
+            parallel(shared, at, threads, 0)
         else:
-            parallel(shared, at, torch.get_num_threads(), 0)
+            alone(at)
 
     return multiply
 

@@ -9,13 +9,17 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from struct import Struct
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.engines.kernels import COLUMNS, PADDING, TOGETHER, Y_AT, multiplier
+from inference.engines.kernels import ALONE, BLOCKS, COLUMNS, PADDING, TOGETHER, multiplier
 
+GIVEN = Struct(f"@{COLUMNS}q")
+"""What of a job is of one step: to write it as an array took 15 us between other work."""
 NONE = -1
 """The slot of a token without an adapter."""
 
@@ -28,12 +32,14 @@ class Batch:
     """The slots that are asked for."""
     slots: NDArray[np.int64]
     tokens: NDArray[np.int64]
-    job: tuple[int, int, int]
+    job: tuple[int, int, int, int]
     """As `kernels` names it."""
+    threads: int
+    """That share its work."""
 
 
 def grouped(slots: Sequence[int]) -> Batch:
-    """Groups tokens by their slots. Pure."""
+    """Groups tokens by their slots."""
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for token, slot in enumerate(slots):
         if slot != NONE:
@@ -42,7 +48,8 @@ def grouped(slots: Sequence[int]) -> Batch:
         tokens.extend([PADDING] * (-len(tokens) % TOGETHER))
     blocks = [slot for slot, tokens in groups.items() for _ in range(0, len(tokens), TOGETHER)]
     those, order = np.array(blocks, np.int64), np.array([token for tokens in groups.values() for token in tokens], np.int64)
-    return Batch(frozenset(groups), those, order, (those.ctypes.data, order.ctypes.data, len(those)))
+    threads = torch.get_num_threads() if len(those) > ALONE else 1
+    return Batch(frozenset(groups), those, order, (those.ctypes.data, order.ctypes.data, len(those), min(BLOCKS, -(-len(those) // threads))), threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +105,8 @@ class Packed:
         if not x.dtype == y.dtype == self.down.dtype:
             raise TypeError(f"adapters in {self.down.dtype} for a layer that makes {y.dtype} of {x.dtype}")
         x, target = x.contiguous(), y.contiguous()
-        self._job[Y_AT:COLUMNS] = target.data_ptr(), x.data_ptr(), len(x), *batch.job
-        self._multiply()
+        GIVEN.pack_into(self._job.data, 0, 0, target.data_ptr(), x.data_ptr(), len(x), *batch.job)
+        self._multiply(batch.threads)
         if target is not y:
             y.copy_(target)
 

@@ -26,7 +26,7 @@ from inference.engines.fair import FairOrder
 from runtime.artifacts import weight_shapes
 from runtime.collector import collect_less
 from runtime.errors import InvalidInput, Transient
-from runtime.machine import has_nvidia
+from runtime.machine import MALLOC, has_nvidia
 from runtime.metrics import READ_AGAIN
 from runtime.precision import is_bfloat16_faster
 
@@ -47,7 +47,7 @@ MAX_CPU_LORAS = 256
 """Adapters in memory: what is asked for and not there is read from disk in the middle of a batch, which waits. One of rank 16 on all modules takes 2.5 MB with the base here in float32, 84 MB with one of 8 B in bfloat16."""
 ENDING_SECONDS, LOOK_SECONDS = 0.2, 1.0
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
-ON_A_CPU = {"TORCHDYNAMO_DISABLE": "1"}
+ON_A_CPU = {"TORCHDYNAMO_DISABLE": "1", "GLIBC_TUNABLES": MALLOC}
 """vLLM compiles parts of its sampler even where it is told to be eager, by a C++ compiler, as the first answer and each new size of a batch come: 21 s, 3 s from
 what an earlier engine has left, to save milliseconds."""
 

@@ -39,8 +39,8 @@ from schemas.events import Request, Result
 from schemas.topics import REQUESTS
 
 IDEMPOTENT_MS, EXACTLY_ONCE_MS, OF_THROUGHPUT, STRUCTURED = 10.0, 30.0, 0.95, 1.05
-LOAD = 0.5
-"""Of what the engine alone answers a second."""
+LOAD, WARM_UP = 0.5, 20
+"""Of what the engine alone answers a second; and requests before those that are measured."""
 PROJECT = """
 [base]
 model = "{base}"
@@ -114,7 +114,11 @@ class Bench:
         return prompt_ids(self.tokenizer, ask(spec, given)), grammar(spec, given), MAX_TOKENS[spec.task], spec, given
 
     async def bare(self, rate: float, count: int) -> Asked:
-        """The engine alone, requests coming at random moments, or `CONCURRENT` at once where `rate` is 0."""
+        """The engine alone, requests coming at random moments, or `CONCURRENT` at once where `rate` is 0, after `WARM_UP` unmeasured as in `through`."""
+        await self._bare(0, WARM_UP)
+        return await self._bare(rate, count)
+
+    async def _bare(self, rate: float, count: int) -> Asked:
         seed = next(self.seeds)
         asks = [self.prompt("mood", text_of(number, seed)) for number in range(count)]
         gate, took, chance = asyncio.Semaphore(CONCURRENT if not rate else count), list[float](), random.Random(seed)
@@ -134,7 +138,7 @@ class Bench:
     async def through(self, way: str, rate: float, count: int) -> Asked:
         """By Kafka, in a way: `exactly-once`, `idempotent`, or a relay of either that asks no engine."""
         async with self._serving(way) as prefix:
-            await asked(self.broker, prefix, 0, 20, next(self.seeds))  # until partitions are there, and all is warm
+            await asked(self.broker, prefix, 0, WARM_UP, next(self.seeds))  # until partitions are there, and all is warm
             return await asked(self.broker, prefix, rate, count, next(self.seeds))
 
     @asynccontextmanager
@@ -183,7 +187,7 @@ class Bench:
     async def short_before_long(self, text: str) -> float:
         """Milliseconds by which a short answer's request, sent while a long one to `text` is answered, ends before it."""
         async with self._serving("exactly-once") as prefix:
-            await asked(self.broker, prefix, 0, 20, next(self.seeds))
+            await asked(self.broker, prefix, 0, WARM_UP, next(self.seeds))
             reader, writer = consumer(self.broker, f"{prefix}results.essays", f"{prefix}{RESULTS}"), producer(self.broker, linger_milliseconds=0)
             await reader.start()
             await writer.start()
@@ -213,14 +217,16 @@ class Bench:
         raise BenchmarkFailed(f"of {TRIES} messages the base answers none with more than {LONG_TOKENS} tokens")
 
     async def structured(self, adapter: str, pairs: int) -> tuple[list[float], list[float], float]:
-        """Milliseconds of answers under their grammar and of free text of as many tokens, by turns; and the share of the first that their task can read."""
+        """Milliseconds of answers under their grammar and of free text of as many tokens, after other messages of as many, by turns; and the share of the first that their task can read."""
         bound, free, valid, seed = list[float](), list[float](), 0, next(self.seeds)
         for number in range(-3, pairs):
             ids, rule, most, spec, given = self.prompt(adapter, text_of(number, seed))
+            others = (self.prompt(adapter, text_of(number, next(self.seeds)))[0] for _ in range(TRIES))
+            unlike = next((one for one in others if len(one) == len(ids)), ids)  # of the same message much would be in the cache
             began = time.perf_counter()
             made = await self.engine.generate(ids, None, rule, most)
             between = time.perf_counter()
-            other = await self.engine.generate(ids, None, None, made.token_count)
+            other = await self.engine.generate(unlike, None, None, made.token_count)
             if number < 0:
                 continue
             with contextlib.suppress(ValueError):

@@ -1,0 +1,36 @@
+"""What processes that compute get of this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.machine import MALLOC
+
+ROOT = Path(__file__).parents[3]
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+MEBIBYTES = 64
+MEASURE = f"""
+import re
+kept = [bytearray(b'x') * ({MEBIBYTES} << 20) for _ in range(2)]
+print(re.search(r'AnonHugePages: *([0-9]+) kB', open('/proc/self/smaps_rollup').read())[1])
+"""
+
+
+def large_pages_kib(tunables: str) -> int:
+    return int(subprocess.run([sys.executable, "-c", MEASURE], env=os.environ | {"GLIBC_TUNABLES": tunables}, capture_output=True, text=True, check=True).stdout)
+
+
+def test_memory_comes_in_large_pages() -> None:
+    if not LARGE_PAGES.exists() or "[madvise]" not in LARGE_PAGES.read_text():
+        pytest.skip("Linux does not give large pages to who asks, and to nobody else, here")
+    assert large_pages_kib("") < MEBIBYTES * 1024 < large_pages_kib(MALLOC)
+
+
+def test_make_and_the_workers_have_the_same() -> None:
+    assert re.findall(r"^export GLIBC_TUNABLES \?= (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE) == [MALLOC]
