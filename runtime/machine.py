@@ -9,6 +9,7 @@ from pathlib import Path
 NVIDIA = Path("/dev/nvidiactl")
 CACHE = Path.home() / ".cache" / "loraloom"
 """What is fetched or compiled once a machine."""
+COMPUTE_NICENESS = 5
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1073741824"
 """For a process that computes, in `GLIBC_TUNABLES` as it starts: memory in large pages, where Linux gives them to who asks, and kept for the next step (docs/decisions/0030-memory-of-processes-that-compute.md)."""
 
@@ -16,6 +17,11 @@ MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.ma
 def has_nvidia() -> bool:
     """Whether an NVIDIA GPU is there."""
     return NVIDIA.exists()
+
+
+def compute_behind() -> None:
+    """From now on this process, and what it starts, computes behind those that ask, read and write, which need little at a time: on busy cores a request waited longer for its turn in these than they took."""
+    os.setpriority(os.PRIO_PROCESS, 0, max(COMPUTE_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def yield_processor() -> None:

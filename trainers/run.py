@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaConnectionError
 from runtime.artifacts import CARD, MANIFEST, base_name, fetch, store
 from runtime.database import connect
 from runtime.ids import canonical_json
+from runtime.machine import compute_behind, has_nvidia
 from runtime.objects import Objects
 from runtime.project import Adapter, Cpt
 from runtime.sealing import PostgresKeys
@@ -213,6 +214,8 @@ def end_with_parent() -> None:
 def child(spec: RunSpec, connection: Any) -> None:
     """The process: sends moments, then one Outcome, or OutOfMemory, or the text of another error. It ends with its worker."""
     threading.Thread(target=end_with_parent, daemon=True).start()
+    if not has_nvidia():
+        compute_behind()  # as the engine does
     if spec.conditions.gpu_memory:
         import torch
 

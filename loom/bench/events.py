@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import random
@@ -107,11 +106,11 @@ class Bench:
         self.service = Service(self.project, no_router, Base(engine), self.tokenizer, Shortlist(minilm().encode))
         self.seeds = itertools.count(1)
 
-    def prompt(self, adapter: str, text: str) -> tuple[list[int], str | None, int, TaskSpec, Any]:
+    def prompt(self, adapter: str, text: str) -> tuple[list[int], str | None, int, tuple[TaskSpec, Any]]:
         """What the engine is asked for a message, and by what its answer is read."""
         spec = self.project.adapters[adapter].spec
         given = task_input(spec.task, text, {})
-        return prompt_ids(self.tokenizer, ask(spec, given)), grammar(spec, given), MAX_TOKENS[spec.task], spec, given
+        return prompt_ids(self.tokenizer, ask(spec, given)), grammar(spec, given), MAX_TOKENS[spec.task], (spec, given)
 
     async def bare(self, rate: float, count: int) -> Asked:
         """The engine alone, requests coming at random moments, or `CONCURRENT` at once where `rate` is 0, after `WARM_UP` unmeasured as in `through`."""
@@ -216,26 +215,30 @@ class Bench:
                 return texts[lengths.index(max(lengths))]
         raise BenchmarkFailed(f"of {TRIES} messages the base answers none with more than {LONG_TOKENS} tokens")
 
+    def _as_long(self, tokens: int, adapter: str) -> list[int]:
+        """The prompt of another message, of so many tokens. Raises BenchmarkFailed where there is none."""
+        prompts = (self.prompt(adapter, text_of(number, next(self.seeds)))[0] for number in range(TRIES))
+        found = next((ids for ids in prompts if len(ids) == tokens), None)
+        if found is None:
+            raise BenchmarkFailed(f"of {TRIES} messages none makes a prompt of {tokens} tokens")
+        return found
+
     async def structured(self, adapter: str, pairs: int) -> tuple[list[float], list[float], float]:
         """Milliseconds of answers under their grammar and of free text of as many tokens, after other messages of as many, by turns; and the share of the first that their task can read."""
-        bound, free, valid, seed = list[float](), list[float](), 0, next(self.seeds)
-        for number in range(-3, pairs):
-            ids, rule, most, spec, given = self.prompt(adapter, text_of(number, seed))
-            others = (self.prompt(adapter, text_of(number, next(self.seeds)))[0] for _ in range(TRIES))
-            unlike = next((one for one in others if len(one) == len(ids)), ids)  # of the same message much would be in the cache
+        bound, free, texts, seed = list[float](), list[float](), list[str](), next(self.seeds)
+        asks = [self.prompt(adapter, text_of(number, seed)) for number in range(pairs + WARM_UP)]
+        unlike = [self._as_long(len(ids), adapter) for ids, *_ in asks]  # of the same message much would be in the cache
+        for number, ((ids, rule, most, _), free_ids) in enumerate(zip(asks, unlike, strict=True), -WARM_UP):  # without a pause, after which the first would be slower
             began = time.perf_counter()
             made = await self.engine.generate(ids, None, rule, most)
             between = time.perf_counter()
-            other = await self.engine.generate(unlike, None, None, made.token_count)
-            if number < 0:
-                continue
-            with contextlib.suppress(ValueError):
-                answer(spec, made.text, given)
-                valid += 1
-            if other.token_count == made.token_count:
+            other = await self.engine.generate(free_ids, None, None, made.token_count)
+            ended = time.perf_counter()
+            texts.append(made.text)
+            if number >= 0 and other.token_count == made.token_count:
                 bound.append((between - began) * 1000)
-                free.append((time.perf_counter() - between) * 1000)
-        return bound, free, valid / pairs
+                free.append((ended - between) * 1000)
+        return bound, free, statistics.mean(_can_be_read(*read, text) for (*_, read), text in zip(asks, texts, strict=True))
 
 
 async def measured(bench: Bench, counts: Counts) -> list[Row]:
@@ -274,6 +277,15 @@ async def measured(bench: Bench, counts: Counts) -> list[Row]:
         bound, free, valid = await bench.structured(adapter, counts.pairs)
         rows += [Row.under(f"{what} under its grammar, over free text of as many tokens", "ms", bound, free, STRUCTURED), Row.of(f"{what}: valid answers", "", [valid], goal=1.0)]
     return rows
+
+
+def _can_be_read(spec: TaskSpec, given: Any, text: str) -> bool:
+    """Whether the task can read an answer."""
+    try:
+        answer(spec, text, given)
+    except ValueError:
+        return False
+    return True
 
 
 def _p50(seconds: Sequence[float]) -> float:

@@ -28,14 +28,15 @@ SIZES_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured: of each load one in `divide` requests, in `rounds` rounds, on the first `sizes` bases."""
+    """How much is measured: of each load one in `divide` requests, in `rounds` rounds, on the first `sizes` bases; and so many starts, after one that fills the machine's caches."""
 
     divide: int
     rounds: int
     sizes: int
+    starts: int
 
 
-WHOLE, QUICK = Plan(1, ROUNDS, len(SIZES)), Plan(8, 1, 1)
+WHOLE, QUICK = Plan(1, ROUNDS, len(SIZES), 3), Plan(8, 1, 1, 1)
 
 
 def adapter_rows(base: str, plan: Plan) -> list[Row]:
@@ -44,6 +45,7 @@ def adapter_rows(base: str, plan: Plan) -> list[Row]:
         adapters = Path(name)
         for i in range(ADAPTERS):
             random_adapter(base, adapters / str(i), i)
+        starts = take_turns({kind: starts_a_second(kind, base, adapters) for kind in ("ours", "stock")}, plan.starts)
         ours, stock, peft = (stack.enter_context(side(kind, base, adapters, ADAPTERS)) for kind in ("ours", "stock", "peft"))
         mixed, alone = part_of(MIXED, plan.divide), part_of(replace(MIXED, adapters=0), plan.divide)
         values = take_turns(
@@ -53,14 +55,13 @@ def adapter_rows(base: str, plan: Plan) -> list[Row]:
             },
             plan.rounds,
         )  # fmt: skip
-        starts = [1 / ours.started_seconds], [1 / stock.started_seconds]
     return [
         Row.of("four adapters mixed over the base alone", "tokens/s", values["mixed"], values["base"], MIXED_OVER_BASE),
         Row.of("the same in stock vLLM", "tokens/s", values["stock mixed"], values["stock base"]),
         Row.of("four adapters mixed over stock vLLM", "tokens/s", values["mixed"], values["stock mixed"]),
         Row.of("the base over stock vLLM", "tokens/s", values["base"], values["stock base"]),
         Row.of("four adapters mixed over PEFT's loop", "tokens/s", values["mixed"], values["peft"], OVER_PEFT),
-        Row.of("start over stock vLLM", "starts/s", *starts, STARTS_OVER_STOCK),
+        Row.of("start over stock vLLM", "starts/s", starts["ours"], starts["stock"], STARTS_OVER_STOCK),
     ]
 
 
@@ -82,6 +83,16 @@ def size_rows(base: str, plan: Plan) -> list[Row]:
 def part_of(load: Load, divide: int) -> Load:
     """A load with one in `divide` of its requests, at least four."""
     return replace(load, requests=max(4, load.requests // divide))
+
+
+def starts_a_second(kind: str, base: str, adapters: Path) -> Callable[[], float]:
+    """A side that starts, adapters included, and stops."""
+
+    def measure() -> float:
+        with side(kind, base, adapters, ADAPTERS) as process:
+            return 1 / process.started_seconds
+
+    return measure
 
 
 def tokens_a_second(process: Process, load: Load) -> Callable[[], float]:

@@ -29,6 +29,7 @@ from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.errors import InvalidInput, Transient
 from runtime.in_flight import WAITING_RECORDS
 from runtime.kafka import Outgoing, apply_topics, committed_offsets, consumer, partitions_of
+from runtime.machine import COMPUTE_NICENESS
 from runtime.precision import is_bfloat16_faster
 from runtime.project import load_project
 from runtime.tasks.prompt import load_tokenizer
@@ -43,6 +44,7 @@ from trainers.plan import FULL, HALF, serving, shape_of
 CODEC = Codec()
 IN_MEMORY = 12
 """Adapters that the engine's memory has room for."""
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PROJECT = Path(__file__).parents[2] / "examples/pebblewire/loom.toml"
 
 
@@ -297,6 +299,7 @@ async def test_vllm_keeps_the_contract_of_engines(tmp_path: Path, kafka: Embedde
         assert gc.get_freeze_count() > 100_000, "what vLLM imports is looked at again and again, half a second each time"
         shape = shape_of(base)
         assert abs(engine.cache_tokens - CPU_CACHE_BYTES // serving(shape, 16, 4, 24 << 30, 1024, HALF if is_bfloat16_faster() else FULL).token_bytes) < 256  # of what `loom plan` says, to a block
+        its_processes_compute_behind_this_one_in_large_pages()
         await check_engine(engine, base, tmp_path / "vllm")
         await a_lorax_client_keeps_it_too(engine, base, tmp_path / "lorax")
         await what_is_pinned_stays_and_what_is_expected_comes_back(engine, base, tmp_path / "many")
@@ -305,6 +308,15 @@ async def test_vllm_keeps_the_contract_of_engines(tmp_path: Path, kafka: Embedde
         await one_that_dies_as_it_loads_refuses_nothing(engine, base, tmp_path / "last")
     finally:
         await engine.stop()
+
+
+def its_processes_compute_behind_this_one_in_large_pages() -> None:
+    found = [child for child in psutil.Process().children(recursive=True) if " ".join(child.cmdline()).startswith("VLLM::")]
+    assert len(found) > 1
+    for process in found:
+        assert process.nice() == max(psutil.Process().nice(), COMPUTE_NICENESS)
+    if LARGE_PAGES.exists() and "[never]" not in LARGE_PAGES.read_text():
+        assert any(not line.endswith(" 0 kB") for process in found for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines() if line.startswith("AnonHugePages"))
 
 
 async def what_is_pinned_stays_and_what_is_expected_comes_back(engine: VllmEngine, base: str, folder: Path) -> None:

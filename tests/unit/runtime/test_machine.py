@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.machine import MALLOC
+from runtime.machine import COMPUTE_NICENESS, MALLOC
 
 ROOT = Path(__file__).parents[3]
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -30,6 +30,13 @@ def test_memory_comes_in_large_pages() -> None:
     if not LARGE_PAGES.exists() or "[madvise]" not in LARGE_PAGES.read_text():
         pytest.skip("Linux does not give large pages to who asks, and to nobody else, here")
     assert large_pages_kib("") < MEBIBYTES * 1024 < large_pages_kib(MALLOC)
+
+
+def test_what_computes_is_behind_the_others_and_never_before_where_it_was() -> None:
+    code = "import os; from runtime.machine import compute_behind; print(os.nice({})); compute_behind(); print(os.nice(0))"
+    for before, after in ((0, COMPUTE_NICENESS), (19, 19)):
+        said = subprocess.run([sys.executable, "-c", code.format(before)], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+        assert [int(number) for number in said] == [before, after]
 
 
 def test_make_and_the_workers_have_the_same() -> None:
