@@ -10,6 +10,7 @@ NVIDIA = Path("/dev/nvidiactl")
 CACHE = Path.home() / ".cache" / "loraloom"
 """What is fetched or compiled once a machine."""
 COMPUTE_NICENESS = 5
+"""Of the engine's processes and of runs where there is no NVIDIA GPU; who yields altogether has 19."""
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1073741824"
 """For a process that computes, in `GLIBC_TUNABLES` as it starts: memory in large pages, where Linux gives them to who asks, and kept for the next step (docs/decisions/0030-memory-of-processes-that-compute.md)."""
 
