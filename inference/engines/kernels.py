@@ -25,6 +25,8 @@ INFINITE, NOT_A_NUMBER = 0x7F800000, 0x7FC0
 """The bits of the one in float32, of the other in bfloat16."""
 TOGETHER = 4
 """Tokens of a block: they are multiplied with as many rows of a matrix at once, whose sums and what they are made of fill half of AVX-512's registers."""
+LINE = 16
+"""Numbers of float32 in a line of the cache."""
 PADDING = -1
 """In a block that is not full."""
 BLOCKS = 8
@@ -86,6 +88,17 @@ def _take(context: Any, numbers: Any) -> Any:
     return int64(numbers), add
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _wide(context: Any) -> Any:
+    """Loops of the function that calls it use registers of 512 bits, where there are some: LLVM takes those of 256 on Intel's processors, whose clock the wide ones once slowed."""
+
+    def mark(context: Any, builder: Any, _signature: Any, _given: Any) -> Any:
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # its own `add` allows those alone that llvmlite has in its list
+        return context.get_dummy_value()
+
+    return numba.types.void(), mark
+
+
 def _single(number: Any) -> Any:
     """A float32, as it is or of the bits of a bfloat16."""
 
@@ -111,16 +124,26 @@ def _put_into(number: Any, row: Any, at: Any) -> Callable[..., None]:
         row[at] = number
 
     def narrow(number: Any, row: Any, at: Any) -> None:
-        bits = _as_bits(number)
-        rounded = (bits + uint32(0x7FFF) + ((bits >> uint32(16)) & uint32(1))) >> uint32(16)
-        row[at] = uint16(rounded if (bits & uint32(0x7FFFFFFF)) <= uint32(INFINITE) else uint32(NOT_A_NUMBER))
+        bits = _as_bits(number)  # Numba's sums are of 64 bits, where nothing says otherwise, which halves what a register holds
+        odd = uint32(uint32(bits >> uint32(16)) & uint32(1))
+        rounded = uint32(uint32(uint32(bits + uint32(0x7FFF)) + odd) >> uint32(16))
+        row[at] = uint16(rounded if uint32(bits & uint32(0x7FFFFFFF)) <= uint32(INFINITE) else uint32(NOT_A_NUMBER))
 
     return same if row.dtype == float32 else narrow
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _space(rows: int, columns: int) -> NDArray[np.float32]:
+    """An array (rows, columns) that begins where a line of the cache does: what is read and written 64 bytes at a time would reach over two."""
+    numbers = np.empty(rows * columns + LINE, np.float32)
+    skipped = -(numbers.ctypes.data // 4) % LINE
+    return numbers[skipped : skipped + rows * columns].reshape((rows, columns))
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def _shrink(rows: NDArray[np.float32], count: int, matrix: NDArray[Any], inner: NDArray[np.float32]) -> None:
     """Makes the first `count` rows of `inner` (places, width) of those of `rows` (places, inputs) and `matrix` (width, inputs)."""
+    _wide()
     width, inputs = matrix.shape
     for r in range(0, width, TOGETHER):
         m0, m1, m2, m3 = matrix[r], matrix[r + 1], matrix[r + 2], matrix[r + 3]
@@ -154,8 +177,9 @@ def _shrink(rows: NDArray[np.float32], count: int, matrix: NDArray[Any], inner: 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def _expand(y: NDArray[Any], column: int, tokens: NDArray[np.int64], inner: NDArray[np.float32], first: int, matrix: NDArray[Any]) -> None:
     """Adds to the rows `tokens` of `y` (tokens, columns), from `column` on, what `matrix` (rank, outputs) makes of the columns of `inner` (places, width) from `first` on."""
+    _wide()
     rank, outputs = matrix.shape
-    made = np.empty((TOGETHER, outputs), np.float32)
+    made = _space(TOGETHER, outputs)
     of_a, of_b, of_c, of_d = made[0], made[1], made[2], made[3]
     for place in range(0, len(tokens), TOGETHER):
         made[:] = 0
@@ -191,12 +215,13 @@ def _expand(y: NDArray[Any], column: int, tokens: NDArray[np.int64], inner: NDAr
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def _work(job: NDArray[np.int64], like: NDArray[Any]) -> None:
     """A thread's share of a job, whose numbers are of the kind that `like` has."""
+    _wide()
     inputs, width, blocks, each = job[INPUTS], job[WIDTH], job[BLOCK_COUNT], job[EACH]
     y = carray(_numbers_at(job[Y_AT], like), (job[TOKENS], job[COLUMNS]))
     x = carray(_numbers_at(job[X_AT], like), (job[TOKENS], inputs))
     down = carray(_numbers_at(job[DOWN_AT], like), (job[SLOTS], width, inputs))
     slots, tokens = carray(_numbers_at(job[SLOT_AT], job), (blocks,)), carray(_numbers_at(job[TOKEN_AT], job), (blocks * TOGETHER,))
-    rows, inner = np.empty((BLOCKS * TOGETHER, inputs), np.float32), np.empty((BLOCKS * TOGETHER, width), np.float32)
+    rows, inner = _space(BLOCKS * TOGETHER, inputs), _space(BLOCKS * TOGETHER, width)
     while True:
         block = _take(job) * each
         if block >= blocks:

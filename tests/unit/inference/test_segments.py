@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvmlite.binding import get_host_cpu_features
+from numba import int64, njit, uint16
 from numpy.typing import NDArray
 
 from inference.engines import kernels
@@ -152,7 +154,6 @@ def test_rows_need_not_lie_behind_one_another_but_be_of_the_same_numbers() -> No
 
 
 def test_where_nothing_can_be_written_the_loops_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    from numba import int64, njit
     from numba.core.caching import CacheImpl
 
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
@@ -163,6 +164,14 @@ def test_where_nothing_can_be_written_the_loops_are_compiled_anew(monkeypatch: p
         return numbers * 2
 
     assert doubled(numbers).tolist() == [2, 4]
+
+
+@pytest.mark.skipif(not get_host_cpu_features().get("avx512f"), reason="no registers of 512 bits: the processor is without AVX-512")
+def test_products_take_the_widest_registers_that_there_are() -> None:
+    kernels._work.compile((int64[::1], uint16[::1]))
+    for assembly in kernels._work.inspect_asm().values():
+        wide = [line for line in assembly.splitlines() if "vfmadd" in line and "zmm" in line]
+        assert len(wide) >= 2 * TOGETHER**2  # of four tokens with four rows, in each of both loops
 
 
 def test_an_unloaded_slot_changes_nothing_any_more() -> None:
