@@ -14,7 +14,7 @@ import vllm.v1.worker.cpu_model_runner
 import vllm.v1.worker.cpu_worker  # noqa: F401
 from vllm.v1.executor import multiproc_executor
 
-from inference.engines import plugin, punica  # noqa: F401
+from inference.engines import cpu_worker, plugin, punica  # noqa: F401
 from runtime.machine import compute_behind
 
 multiproc_executor.get_mp_context = lambda: multiprocessing.get_context("fork")

@@ -106,7 +106,7 @@ class VllmEngine:
         if torch.cuda.is_available():
             here: dict[str, Any] = {}
         else:
-            here = {"kv_cache_memory_bytes": CPU_CACHE_BYTES} | ({} if is_bfloat16_faster() else {"dtype": "float32"})
+            here = {"kv_cache_memory_bytes": CPU_CACHE_BYTES, "worker_cls": "inference.engines.cpu_worker.Worker"} | ({} if is_bfloat16_faster() else {"dtype": "float32"})
             utils.get_mp_context = lambda: multiprocessing.get_context("forkserver")
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments, **here))
 

@@ -21,6 +21,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from inference.engines.lorax import LoraxServer
 from inference.engines.remote import RemoteEngine
+from inference.engines.threads import TURN, TURNS
 from inference.engines.vllm import CPU_CACHE_BYTES, VllmEngine, slots
 from inference.service import Answer
 from inference.worker import AnswerStage, RequestShell
@@ -29,7 +30,7 @@ from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.errors import InvalidInput, Transient
 from runtime.in_flight import WAITING_RECORDS
 from runtime.kafka import Outgoing, apply_topics, committed_offsets, consumer, partitions_of
-from runtime.machine import COMPUTE_NICENESS
+from runtime.machine import COMPUTE_NICENESS, cores
 from runtime.precision import is_bfloat16_faster
 from runtime.project import load_project
 from runtime.tasks.prompt import load_tokenizer
@@ -287,6 +288,23 @@ async def test_an_engine_compiles_nothing_leaves_the_cores_alone_between_request
     finally:
         await first.stop()
         await second.stop()
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("own_fork_server")
+@pytest.mark.skipif(cores() == 1, reason="one core: all threads are one")
+async def test_an_engine_finds_how_many_threads_its_steps_want() -> None:
+    engine = VllmEngine(load_project(PROJECT).base_folder)
+    await engine.start()
+    try:
+        for _ in range(2 * TURN * TURNS):
+            assert await engine.client.collective_rpc("threads_of_steps") == [{}]
+            assert (await engine.generate([5, 6, 7], None, None, 2)).token_count == 2
+        (known,) = await engine.client.collective_rpc("threads_of_steps")
+        assert known.keys() == {1, 3}, "a prompt of three tokens, and one more"
+        assert set(known.values()) <= {1, cores()}
+    finally:
+        await engine.stop()
 
 
 @pytest.mark.asyncio
