@@ -9,9 +9,7 @@ from __future__ import annotations
 import multiprocessing
 
 import vllm.model_executor.models.llama
-import vllm.v1.engine.core
-import vllm.v1.worker.cpu_model_runner
-import vllm.v1.worker.cpu_worker  # noqa: F401
+import vllm.v1.engine.core  # noqa: F401
 from vllm.v1.executor import multiproc_executor
 
 from inference.engines import cpu_worker, plugin, punica  # noqa: F401

@@ -293,7 +293,8 @@ async def test_an_engine_compiles_nothing_leaves_the_cores_alone_between_request
 @pytest.mark.asyncio
 @pytest.mark.usefixtures("own_fork_server")
 @pytest.mark.skipif(cores() == 1, reason="one core: all threads are one")
-async def test_an_engine_finds_how_many_threads_its_steps_want() -> None:
+async def test_an_engine_finds_how_many_threads_its_steps_want(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", str(cores()))  # tests side by side have one each
     engine = VllmEngine(load_project(PROJECT).base_folder)
     await engine.start()
     try:
