@@ -15,7 +15,7 @@ from runtime.collector import collect_less
 from runtime.database import connect, migrate
 from runtime.errors import Fenced, SettingsError
 from runtime.in_flight import CONCURRENT
-from runtime.machine import sleep_while_waiting, yield_processor
+from runtime.machine import yield_processor
 from runtime.metrics import serve_metrics
 from runtime.objects import Objects
 from runtime.places import read_at
@@ -253,7 +253,6 @@ def _engine(settings: Settings, gpu: Gpu, tokenizer: Any, folder: str, base: str
     from inference.engines.vllm import VllmEngine
 
     if not settings.engine_urls:
-        sleep_while_waiting()
         return VllmEngine(folder, gpu_memory=None if gpu.share == "separate" else gpu.serving)
     return RemoteEngine([engine_server(settings, url, base, tokenizer) for url in settings.engine_urls], base, settings.engines_window)
 

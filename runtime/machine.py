@@ -25,14 +25,6 @@ def compute_behind() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, max(COMPUTE_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
-def sleep_while_waiting() -> None:
-    """What this process starts from now on, where there is no NVIDIA GPU, puts threads to sleep that wait for one another (libgomp's `GOMP_SPINCOUNT`). They spin otherwise, for as long as the one
-    that they wait for has to give way: an engine alone on its cores is faster so, but one beside the processes that pass requests on has fewer requests a second, and each waits longer.
-    """
-    if not has_nvidia():
-        os.environ["GOMP_SPINCOUNT"] = "0"
-
-
 def yield_processor() -> None:
     """From now on this process, and what it starts, has what others leave of the processor.
 

@@ -27,7 +27,6 @@ from loom.bench.compare import BenchmarkFailed, Row, arrivals
 from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.encoder import minilm
 from runtime.kafka import Outgoing, apply_topics, consumer, producer, send_all
-from runtime.machine import sleep_while_waiting
 from runtime.project import load_project
 from runtime.tasks.grammar import MAX_TOKENS, grammar
 from runtime.tasks.prompt import load_tokenizer, prompt_ids
@@ -300,7 +299,6 @@ async def event_rows(base: str, quick: bool) -> list[Row]:
         project = Path(name) / "loom.toml"
         project.write_text(PROJECT.format(base=Path(base).resolve()))
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # of topics that were just made
-        sleep_while_waiting()  # as in an inference worker
         broker, engine = EmbeddedKafka(Path(name) / "kafka", free_port()), VllmEngine(base)
         await asyncio.to_thread(broker.start)
         try:

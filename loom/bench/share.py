@@ -22,7 +22,7 @@ from inference.engines.vllm import VllmEngine
 from loom.bench.compare import BenchmarkFailed, Row, all_of, arrivals
 from loom.bench.engine_side import FIRST_TOKEN, LAST_TOKEN
 from loom.bench.random_models import random_adapter
-from runtime.machine import sleep_while_waiting, yield_processor
+from runtime.machine import yield_processor
 from runtime.project import Gpu, Recipe
 from runtime.pulse import PulseWriter
 from trainers import sft
@@ -156,7 +156,6 @@ async def share_rows(base: str, quick: bool) -> Sequence[Row]:
     with tempfile.TemporaryDirectory(prefix="loom-bench-") as name:
         folder = Path(name)
         with _training(base, folder / "plain", False) as plain, _training(base, folder / "polite", True) as polite:
-            sleep_while_waiting()  # as in an inference worker
             engine = VllmEngine(base)
             await engine.start()
             try:

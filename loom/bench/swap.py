@@ -34,7 +34,6 @@ from loom.embedded.kafka import EmbeddedKafka, free_port
 from runtime.encoder import minilm
 from runtime.event_writer import Entry, EventWriter
 from runtime.kafka import apply_topics
-from runtime.machine import sleep_while_waiting
 from runtime.objects import Objects
 from runtime.precision import is_bfloat16_faster
 from runtime.project import load_project
@@ -334,7 +333,6 @@ async def _load(here: Published, texts: Sequence[str], rate: float, count: int, 
 def swap_rows(base: str, quick: bool) -> Iterator[list[Row]]:
     """The rows of the benchmark, part by part."""
     counts = QUICK if quick else WHOLE
-    sleep_while_waiting()  # as in an inference worker
     with tempfile.TemporaryDirectory(prefix="loom-bench-") as name:
         folder = Path(name)
         for i in range(CATALOGUE):

@@ -22,7 +22,6 @@ import pytest
 from loom.client import Answered
 from loom.frames import Frames
 from runtime.kafka import Outgoing
-from runtime.machine import has_nvidia
 from runtime.project import load_project
 from schemas.codec import Codec
 from schemas.events import AdapterEvent, CompletionStatus, DeadLetter, Request, RequestCompleted, Result, ResultStatus, RunStatus, RunTrigger, TrainingRun
@@ -287,13 +286,6 @@ def test_ops_compare_roll_back_retire_and_cancel_by_command(live: Live) -> None:
     assert httpx.post(f"{live.url}/generate", json={"adapter_id": "chat", "prompt": "hi"}, timeout=30).status_code == 404
     assert live.loom("adapters", "promote", "chat@1").stdout.strip() == "chat@1 is live"
     live.until_serving("chat", 1)
-
-
-def test_threads_of_an_engine_beside_its_worker_sleep_while_they_wait(live: Live) -> None:
-    if has_nvidia():
-        pytest.skip("an engine on a GPU is left as it is")
-    servers = [child for child in psutil.Process(live.worker_pid("inference")).children() if "forkserver" in " ".join(child.cmdline())]
-    assert [server.environ().get("GOMP_SPINCOUNT") for server in servers] == ["0"]
 
 
 @pytest.mark.parametrize("worker", ["inference", "chunk", "coordinator", "projection"])

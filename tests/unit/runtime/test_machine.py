@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.machine import COMPUTE_NICENESS, MALLOC, has_nvidia
+from runtime.machine import COMPUTE_NICENESS, MALLOC
 
 ROOT = Path(__file__).parents[3]
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -44,9 +44,3 @@ def test_what_computes_is_behind_the_others_and_never_before_where_it_was() -> N
 @pytest.mark.parametrize(("file", "form"), [("Makefile", r"^export GLIBC_TUNABLES \?= (.+)$"), ("deploy/images/Dockerfile", r" GLIBC_TUNABLES=(\S+)$")])
 def test_it_is_the_same_wherever_workers_begin(file: str, form: str) -> None:
     assert re.findall(form, (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE) == [MALLOC]
-
-
-def test_what_is_started_beside_others_sleeps_while_it_waits() -> None:
-    code = "import subprocess, sys; from runtime.machine import sleep_while_waiting; sleep_while_waiting(); subprocess.run([sys.executable, '-c', 'import os; print(os.environ[\"GOMP_SPINCOUNT\"])'])"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | {"GOMP_SPINCOUNT": "7"}).stdout
-    assert said.split() == ["7" if has_nvidia() else "0"]
