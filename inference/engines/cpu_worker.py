@@ -1,37 +1,24 @@
-"""vLLM's worker on a CPU, whose steps have as many threads as takes least."""
+"""vLLM's worker on a CPU, which may leave cores to others."""
 
 from __future__ import annotations
-
-import time
-from typing import Any
 
 import torch
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from inference.engines.threads import Threads
+from inference.engines.vllm import CORES_LEFT
 
 
 class Worker(CPUWorker):
-    """As vLLM's, on as many threads as each step is to have."""
+    """As vLLM's, with fewer threads.
 
-    def compile_or_warm_up_model(self) -> Any:
-        """The last that vLLM does before the first step."""
-        made = super().compile_or_warm_up_model()
-        self._threads = Threads(torch.get_num_threads())
-        return made
+    vLLM counts and binds threads by variables that OpenMP reads as it is loaded, which in a fork it was long before; threads that are bound to no core give way to whoever else runs, and were faster beside others.
+    """
 
-    def threads_of_steps(self) -> dict[int, int]:
-        """What is known so far, for who asks by `collective_rpc`."""
-        return self._threads.known()
+    def init_device(self) -> None:
+        """What of vLLM comes first that computes."""
+        super().init_device()
+        torch._C.set_num_threads(max(1, torch.get_num_threads() - self.vllm_config.additional_config[CORES_LEFT]))  # vLLM puts a warning in the place of torch's own
 
-    def execute_model(self, scheduler_output: Any) -> Any:
-        """A step."""
-        tokens = scheduler_output.total_num_scheduled_tokens
-        if not tokens or self._threads.most == 1:
-            return super().execute_model(scheduler_output)
-        threads = self._threads.of(tokens)
-        torch._C.set_num_threads(threads)  # vLLM puts a warning in the place of torch's own; threads stay where it has bound them
-        began = time.perf_counter()
-        made = super().execute_model(scheduler_output)
-        self._threads.took(tokens, threads, time.perf_counter() - began)
-        return made
+    def threads(self) -> int:
+        """How many steps have, for who asks by `collective_rpc`."""
+        return int(torch.get_num_threads())

@@ -121,7 +121,7 @@ async def serve(folder: str, name: str, host: str, port: int, key: str | None, u
         OSError: the address can't be had.
     """
     os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
-    engine = VllmEngine(folder, keep_stats=True)
+    engine = VllmEngine(folder, keep_stats=True, cores_left=0)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind((host, port))  # had before an engine is started for it, and closed to those who ask until it answers

@@ -46,6 +46,8 @@ SLOTS_BYTES = 256 << 20
 MAX_CPU_LORAS = 256
 """Adapters in memory: what is asked for and not there is read from disk in the middle of a batch, which waits. One of rank 16 on all modules takes 2.5 MB with the base here in float32, 84 MB with one of 8 B in bfloat16."""
 ENDING_SECONDS, LOOK_SECONDS = 0.2, 1.0
+CORES_LEFT = "loraloom_cores_left"
+"""In vLLM's `additional_config`: what its worker on a CPU leaves (`cpu_worker.py`)."""
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
 ON_A_CPU = {"TORCHDYNAMO_DISABLE": "1", "GLIBC_TUNABLES": MALLOC}
 """vLLM compiles parts of its sampler even where it is told to be eager, by a C++ compiler, as the first answer and each new size of a batch come: 21 s, 3 s from
@@ -53,15 +55,19 @@ what an earlier engine has left, to save milliseconds. Memory is given as to all
 
 
 class VllmEngine:
-    """`max_loras` adapters run in one batch, as many as `slots` says where it is None; up to `max_cpu_loras` stay loaded. `keep_stats`: vLLM keeps its own metrics, for who reads them. It takes `gpu_memory` of a GPU's memory, nine tenths where it is None."""
+    """`max_loras` adapters run in one batch, as many as `slots` says where it is None; up to `max_cpu_loras` stay loaded. `keep_stats`: vLLM keeps its own metrics, for who reads them. It takes `gpu_memory` of a GPU's memory, nine tenths where it is None, and on a CPU leaves
+    `cores_left` to who reads and writes requests, if it has more."""
 
-    def __init__(self, base: str, max_loras: int | None = None, max_cpu_loras: int = MAX_CPU_LORAS, max_rank: int = 16, max_model_len: int = MAX_MODEL_LEN, *, keep_stats: bool = False, gpu_memory: float | None = None) -> None:
+    def __init__(
+        self, base: str, max_loras: int | None = None, max_cpu_loras: int = MAX_CPU_LORAS, max_rank: int = 16, max_model_len: int = MAX_MODEL_LEN, *, keep_stats: bool = False, gpu_memory: float | None = None, cores_left: int = 1
+    ) -> None:
         self._arguments: dict[str, Any] = {
             "model": base, "enable_lora": True, "max_loras": max_loras or slots(base, max_rank), "max_cpu_loras": max_cpu_loras, "max_lora_rank": max_rank,
             "max_model_len": max_model_len, "enforce_eager": True, "disable_log_stats": not keep_stats, "enable_log_requests": False, "scheduling_policy": "priority",
         }  # fmt: skip
         if gpu_memory is not None and has_nvidia():
             self._arguments["gpu_memory_utilization"] = gpu_memory
+        self._cores_left = cores_left
         self._engine: AsyncLLM | None = None
         self._loaded: dict[str, LoRARequest] = {}
         self._pinned: set[str] = set()
@@ -106,7 +112,7 @@ class VllmEngine:
         if torch.cuda.is_available():
             here: dict[str, Any] = {}
         else:
-            here = {"kv_cache_memory_bytes": CPU_CACHE_BYTES, "worker_cls": "inference.engines.cpu_worker.Worker"} | ({} if is_bfloat16_faster() else {"dtype": "float32"})
+            here = {"kv_cache_memory_bytes": CPU_CACHE_BYTES, "worker_cls": "inference.engines.cpu_worker.Worker", "additional_config": {CORES_LEFT: self._cores_left}} | ({} if is_bfloat16_faster() else {"dtype": "float32"})
             utils.get_mp_context = lambda: multiprocessing.get_context("forkserver")
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments, **here))
 

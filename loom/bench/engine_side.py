@@ -88,7 +88,7 @@ class _Engine:
 
     def __init__(self, base: str, adapters: Path, count: int, make: type[Ours]) -> None:
         self._loop = asyncio.new_event_loop()
-        self._engine = make(base)
+        self._engine = make(base, cores_left=0)
         self._loop.run_until_complete(self._start(adapters, count))
 
     async def _start(self, adapters: Path, count: int) -> None:

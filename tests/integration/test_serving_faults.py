@@ -21,7 +21,6 @@ from aiokafka.structs import OffsetAndMetadata
 
 from inference.engines.lorax import LoraxServer
 from inference.engines.remote import RemoteEngine
-from inference.engines.threads import TURN, TURNS
 from inference.engines.vllm import CPU_CACHE_BYTES, VllmEngine, slots
 from inference.service import Answer
 from inference.worker import AnswerStage, RequestShell
@@ -292,18 +291,14 @@ async def test_an_engine_compiles_nothing_leaves_the_cores_alone_between_request
 
 @pytest.mark.asyncio
 @pytest.mark.usefixtures("own_fork_server")
-@pytest.mark.skipif(cores() == 1, reason="one core: all threads are one")
-async def test_an_engine_finds_how_many_threads_its_steps_want(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("left", [0, 1])
+async def test_an_engine_on_a_cpu_leaves_cores_to_others(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(cores()))  # tests side by side have one each
-    engine = VllmEngine(load_project(PROJECT).base_folder)
+    engine = VllmEngine(load_project(PROJECT).base_folder, cores_left=left)
     await engine.start()
     try:
-        for _ in range(2 * TURN * TURNS):
-            assert await engine.client.collective_rpc("threads_of_steps") == [{}]
-            assert (await engine.generate([5, 6, 7], None, None, 2)).token_count == 2
-        (known,) = await engine.client.collective_rpc("threads_of_steps")
-        assert known.keys() == {1, 3}, "a prompt of three tokens, and one more"
-        assert set(known.values()) <= {1, cores()}
+        assert await engine.client.collective_rpc("threads") == [max(1, cores() - left)]
+        assert (await engine.generate([5, 6, 7], None, None, 2)).token_count == 2
     finally:
         await engine.stop()
 
