@@ -11,7 +11,7 @@ from inference.engines.vllm import CORES_LEFT
 class Worker(CPUWorker):
     """As vLLM's, with fewer threads.
 
-    vLLM counts and binds threads by variables that OpenMP reads as it is loaded, which in a fork it was long before; threads that are bound to no core give way to whoever else runs, and were faster beside others.
+    vLLM counts and binds threads by variables that OpenMP reads as it is loaded, which in a fork it was long before.
     """
 
     def init_device(self) -> None:
