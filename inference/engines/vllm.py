@@ -48,7 +48,7 @@ MAX_CPU_LORAS = 256
 ENDING_SECONDS, LOOK_SECONDS = 0.2, 1.0
 CORES_LEFT = "loraloom_cores_left"
 """In vLLM's `additional_config`: what its worker on a CPU leaves (`cpu_worker.py`)."""
-ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
 ON_A_CPU = {"TORCHDYNAMO_DISABLE": "1", "GLIBC_TUNABLES": MALLOC}
 """vLLM compiles parts of its sampler even where it is told to be eager, by a C++ compiler, as the first answer and each new size of a batch come: 21 s, 3 s from
 what an earlier engine has left, to save milliseconds. Memory is given as to all that computes (`runtime/machine.py`)."""

@@ -237,6 +237,8 @@ class Bench:
             if number >= 0 and other.token_count == made.token_count:
                 bound.append((between - began) * 1000)
                 free.append((ended - between) * 1000)
+        if not bound:
+            raise BenchmarkFailed(f"no message to the adapter {adapter} was answered at as many tokens as another that is as long: more pairs may find one ({pairs} now)")
         return bound, free, statistics.mean(_can_be_read(*read, text) for (*_, read), text in zip(asks, texts, strict=True))
 
 

@@ -155,8 +155,8 @@ def p99_row(what: str, milliseconds: Sequence[float]) -> Row:
 
 
 async def catalogue_rows(base: str, folder: Path, counts: Counts) -> list[Row]:
-    """Tokens a second over 256 adapters, asked for by Zipf's law, beside 4."""
-    engine = VllmEngine(base)
+    """Tokens a second over 256 adapters, asked for by Zipf's law, beside 4, of an engine with all cores, as `loom bench inference` measures it."""
+    engine = VllmEngine(base, cores_left=0)
     await engine.start()
     try:
         names = [f"a{i}@1-aaaaaaaa" for i in range(CATALOGUE)]

@@ -291,10 +291,10 @@ async def test_an_engine_compiles_nothing_leaves_the_cores_alone_between_request
 
 @pytest.mark.asyncio
 @pytest.mark.usefixtures("own_fork_server")
-@pytest.mark.parametrize("left", [0, 1])
-async def test_an_engine_on_a_cpu_leaves_cores_to_others(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+@pytest.mark.parametrize(("how", "left"), [({"cores_left": 0}, 0), ({}, 1)], ids=["alone", "as in a worker"])
+async def test_an_engine_on_a_cpu_leaves_cores_to_others(monkeypatch: pytest.MonkeyPatch, how: dict[str, Any], left: int) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(cores()))  # tests side by side have one each
-    engine = VllmEngine(load_project(PROJECT).base_folder, cores_left=left)
+    engine = VllmEngine(load_project(PROJECT).base_folder, **how)
     await engine.start()
     try:
         assert await engine.client.collective_rpc("threads") == [max(1, cores() - left)]
