@@ -1,4 +1,4 @@
-"""What loraloom changes in vLLM on a CPU, in each of its processes: vLLM calls `register` (entry point `vllm.general_plugins`), also in those of a `vllm serve` where loraloom is installed."""
+"""What loraloom changes in vLLM, nearly all of it on a CPU, in each of its processes: vLLM calls `register` (entry point `vllm.general_plugins`), also in those of a `vllm serve` where loraloom is installed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ GRAMMAR_SECONDS = 0.02
 
 
 def register() -> None:
-    """Takes LoRA by segments (docs/decisions/0026), waits for messages without keeping a core busy, and has grammars compiled by one thread before a request comes. May be called again and again; does nothing on a GPU."""
+    """Asks for adapters without listing them all; on a CPU takes LoRA by segments (docs/decisions/0026), waits for messages without keeping a core busy, and has grammars compiled by one thread before a request comes. May be called again and again."""
+    from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
     from vllm.platforms import current_platform
 
+    if not hasattr(LRUCacheWorkerLoRAManager.add_adapter, "__wrapped__"):
+        LRUCacheWorkerLoRAManager.add_adapter = _unlisted(LRUCacheWorkerLoRAManager.add_adapter)
     if not current_platform.is_cpu():
         return
     from vllm.distributed.device_communicators import shm_broadcast
@@ -43,6 +46,19 @@ def register() -> None:
     if not hasattr(StructuredOutputManager.grammar_init, "__wrapped__"):
         StructuredOutputManager.grammar_init = _promptly(StructuredOutputManager.grammar_init)
         backend_xgrammar.xgr.GrammarCompiler = _by_one_thread(backend_xgrammar.xgr.GrammarCompiler)
+
+
+def _unlisted(add_adapter: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    """In each step vLLM asks for each adapter of the batch whether it is there, by a list of all that are: 60 us and more where 256 are."""
+
+    @functools.wraps(add_adapter)
+    def add(self: Any, request: Any) -> bool:
+        if request.load_inplace or self._adapter_manager.get_adapter(request.lora_int_id) is None:
+            return add_adapter(self, request)
+        self._adapter_manager.activate_adapter(request.lora_int_id)
+        return True
+
+    return add
 
 
 def _promptly(grammar_init: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
