@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -37,6 +38,8 @@ def url() -> Iterator[str]:
     server = WorkerServer(uvicorn.Config(app, port=port, log_level="error"))
     thread = Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join()
