@@ -1,4 +1,4 @@
-"""What loraloom changes in vLLM, nearly all of it on a CPU, in each of its processes: vLLM calls `register` (entry point `vllm.general_plugins`), also in those of a `vllm serve` where loraloom is installed."""
+"""What loraloom changes in vLLM on a CPU, in each of its processes: vLLM calls `register` (entry point `vllm.general_plugins`), also in those of a `vllm serve` where loraloom is installed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ GRAMMAR_SECONDS = 0.02
 
 
 def register() -> None:
-    """Asks for adapters without listing them all; on a CPU takes LoRA by segments (docs/decisions/0026), waits for messages without keeping a core busy, and has grammars compiled by one thread before a request comes. May be called again and again."""
-    from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+    """Takes LoRA by segments (docs/decisions/0026), asks for adapters without listing them all, waits for messages without keeping a core busy, and has grammars compiled by one thread before a request comes. May be called again and again; does nothing on a GPU."""
     from vllm.platforms import current_platform
 
-    if not hasattr(LRUCacheWorkerLoRAManager.add_adapter, "__wrapped__"):
-        LRUCacheWorkerLoRAManager.add_adapter = _unlisted(LRUCacheWorkerLoRAManager.add_adapter)
     if not current_platform.is_cpu():
         return
     from vllm.distributed.device_communicators import shm_broadcast
+    from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
     from vllm.platforms.cpu import CpuPlatform
     from vllm.v1.structured_output import StructuredOutputManager, backend_xgrammar
 
@@ -43,6 +41,8 @@ def register() -> None:
     if shm_broadcast.SpinCondition.__name__ != Waiting.__name__:
         shm_broadcast.SpinCondition = Waiting
     CpuPlatform.get_punica_wrapper = classmethod(lambda _: "inference.engines.punica.SegmentedLora")
+    if not hasattr(LRUCacheWorkerLoRAManager.add_adapter, "__wrapped__"):
+        LRUCacheWorkerLoRAManager.add_adapter = _unlisted(LRUCacheWorkerLoRAManager.add_adapter)
     if not hasattr(StructuredOutputManager.grammar_init, "__wrapped__"):
         StructuredOutputManager.grammar_init = _promptly(StructuredOutputManager.grammar_init)
         backend_xgrammar.xgr.GrammarCompiler = _by_one_thread(backend_xgrammar.xgr.GrammarCompiler)
