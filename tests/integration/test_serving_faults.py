@@ -276,13 +276,14 @@ async def test_an_engine_compiles_nothing_leaves_the_cores_alone_between_request
     await first.start()
     try:
         await first.generate([5, 6, 7], None, None, 4)
+        imported_too = spent()
         assert list(tmp_path.iterdir()) == []
         before = spent()
         await asyncio.sleep(1)  # for so long vLLM would try whether there is more to do
         assert spent() - before < 0.3
-        began = time.monotonic()
+        before = spent()
         await second.start()
-        assert time.monotonic() - began < 10
+        assert spent() - before < imported_too / 2  # of the processor's time: engines are behind all that runs beside them
         assert (await second.generate([5, 6, 7], None, None, 4)).token_count == 4
     finally:
         await first.stop()
