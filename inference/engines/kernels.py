@@ -27,6 +27,8 @@ TOGETHER = 4
 """Tokens of a block: they are multiplied with as many rows of a matrix at once, whose sums and what they are made of fill half of AVX-512's registers."""
 LINE = 16
 """Numbers of float32 in a line of the cache."""
+ROWS = 16
+"""Of a matrix that one token is multiplied with at once: as many sums as TOGETHER makes of a block."""
 PADDING = -1
 """In a block that is not full."""
 BLOCKS = 8
@@ -175,6 +177,57 @@ def _shrink(rows: NDArray[np.float32], count: int, matrix: NDArray[Any], inner: 
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _shrink_one(row: NDArray[np.float32], matrix: NDArray[Any], inner: NDArray[np.float32]) -> None:
+    """As `_shrink` for one token alone: makes `inner` (width) of `row` (inputs). It adds in the same order."""
+    _wide()
+    width, inputs = matrix.shape
+    for r in range(0, width, ROWS):
+        m0, m1, m2, m3 = matrix[r], matrix[r + 1], matrix[r + 2], matrix[r + 3]
+        m4, m5, m6, m7 = matrix[r + 4], matrix[r + 5], matrix[r + 6], matrix[r + 7]
+        m8, m9, m10, m11 = matrix[r + 8], matrix[r + 9], matrix[r + 10], matrix[r + 11]
+        m12, m13, m14, m15 = matrix[r + 12], matrix[r + 13], matrix[r + 14], matrix[r + 15]
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = s10 = s11 = s12 = s13 = s14 = s15 = np.float32(0)
+        for k in range(inputs):
+            x = row[k]
+            s0 += x * _single(m0[k])
+            s1 += x * _single(m1[k])
+            s2 += x * _single(m2[k])
+            s3 += x * _single(m3[k])
+            s4 += x * _single(m4[k])
+            s5 += x * _single(m5[k])
+            s6 += x * _single(m6[k])
+            s7 += x * _single(m7[k])
+            s8 += x * _single(m8[k])
+            s9 += x * _single(m9[k])
+            s10 += x * _single(m10[k])
+            s11 += x * _single(m11[k])
+            s12 += x * _single(m12[k])
+            s13 += x * _single(m13[k])
+            s14 += x * _single(m14[k])
+            s15 += x * _single(m15[k])
+        inner[r], inner[r + 1], inner[r + 2], inner[r + 3] = s0, s1, s2, s3
+        inner[r + 4], inner[r + 5], inner[r + 6], inner[r + 7] = s4, s5, s6, s7
+        inner[r + 8], inner[r + 9], inner[r + 10], inner[r + 11] = s8, s9, s10, s11
+        inner[r + 12], inner[r + 13], inner[r + 14], inner[r + 15] = s12, s13, s14, s15
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _expand_one(target: NDArray[Any], inner: NDArray[np.float32], matrix: NDArray[Any]) -> None:
+    """As `_expand` for one token alone: adds to `target` (outputs) what `matrix` (rank, outputs) makes of `inner` (rank)."""
+    _wide()
+    rank, outputs = matrix.shape
+    made = _space(1, outputs)[0]
+    made[:] = 0
+    for r in range(0, rank, TOGETHER):
+        a0, a1, a2, a3 = inner[r], inner[r + 1], inner[r + 2], inner[r + 3]
+        u0, u1, u2, u3 = matrix[r], matrix[r + 1], matrix[r + 2], matrix[r + 3]
+        for j in range(outputs):
+            made[j] += a0 * _single(u0[j]) + a1 * _single(u1[j]) + a2 * _single(u2[j]) + a3 * _single(u3[j])
+    for j in range(outputs):
+        _put(_single(target[j]) + made[j], target, j)
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def _expand(y: NDArray[Any], column: int, tokens: NDArray[np.int64], inner: NDArray[np.float32], first: int, matrix: NDArray[Any]) -> None:
     """Adds to the rows `tokens` of `y` (tokens, columns), from `column` on, what `matrix` (rank, outputs) makes of the columns of `inner` (places, width) from `first` on."""
     _wide()
@@ -240,13 +293,21 @@ def _work(job: NDArray[np.int64], like: NDArray[Any]) -> None:
                     given = x[those[place]]
                     for k in range(inputs):
                         row[k] = _single(given[k])
-            _shrink(rows, len(those), down[slot], inner)
+            alone = those[1] == PADDING and width % ROWS == 0
+            if alone:
+                _shrink_one(rows[0], down[slot], inner[0])
+            else:
+                _shrink(rows, len(those), down[slot], inner)
             for up in range(job[UPS]):
                 about = job[FIRST_UP + up * UP_FIELDS : FIRST_UP + (up + 1) * UP_FIELDS]
                 count, outputs = about[COUNT], about[OUTPUTS]
                 matrices = carray(_numbers_at(about[UP_AT], like), (job[SLOTS] * count, about[RANK], outputs))
                 for i in range(count):
-                    _expand(y, about[OUTER] + i * outputs, those, inner, about[INNER] + i * about[RANK], matrices[slot * count + i])
+                    column, first = about[OUTER] + i * outputs, about[INNER] + i * about[RANK]
+                    if alone and about[RANK] % TOGETHER == 0:
+                        _expand_one(y[those[0], column : column + outputs], inner[0, first : first + about[RANK]], matrices[slot * count + i])
+                    else:
+                        _expand(y, column, those, inner, first, matrices[slot * count + i])
             block = after
 
 

@@ -22,9 +22,9 @@ Stretches = st.lists(st.tuples(st.integers(NONE, SLOTS - 1), st.integers(1, 3) |
 Filled = st.lists(st.booleans(), min_size=SLOTS, max_size=SLOTS)
 
 
-def stacked(outputs: tuple[int, ...], rank: int = RANK) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+def stacked(outputs: tuple[int, ...], rank: int = RANK, inputs: int = INPUTS) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     """Empty matrices as vLLM makes them."""
-    return tuple(torch.zeros(SLOTS, 1, rank, INPUTS) for _ in outputs), tuple(torch.zeros(SLOTS, 1, outer, rank) for outer in outputs)
+    return tuple(torch.zeros(SLOTS, 1, rank, inputs) for _ in outputs), tuple(torch.zeros(SLOTS, 1, outer, rank) for outer in outputs)
 
 
 def load(lora_a: Sequence[torch.Tensor], lora_b: Sequence[torch.Tensor], slot: int) -> None:
@@ -62,7 +62,7 @@ def test_in_bfloat16_it_is_the_same_but_for_rounding(stretches: list[tuple[int, 
 
 
 @settings(deadline=None)
-@given(stretches=Stretches, filled=Filled, outputs=st.sampled_from(((7,), (6, 6), (8, 4, 4))), rank=st.sampled_from((1, 4, 6)))
+@given(stretches=Stretches, filled=Filled, outputs=st.sampled_from(((7,), (6, 6), (8, 4, 4))), rank=st.sampled_from((1, 4, 6, 16)))
 def test_what_is_added_is_what_each_adapter_makes_of_its_tokens(stretches: list[tuple[int, int]], filled: list[bool], outputs: tuple[int, ...], rank: int) -> None:
     torch.manual_seed(0)
     slots = [slot for slot, count in stretches for _ in range(count)]
@@ -109,15 +109,17 @@ def test_what_is_no_number_stays_none_in_bfloat16() -> None:
     torch.testing.assert_close(y, before, rtol=0, atol=0, equal_nan=True)
 
 
-def test_each_token_gets_the_same_from_any_number_of_threads_and_in_any_company(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(("rank", "inputs", "outputs"), [(4, INPUTS, (8, 4, 4)), (16, INPUTS, (7, 7)), (16, 256, (256, 128, 128)), (6, 64, (33,)), (16, 704, (40,)), (32, 100, (100, 20)), (5, 64, (8, 8, 8))])
+def test_each_token_gets_the_same_from_any_number_of_threads_and_in_any_company(kind: torch.dtype, rank: int, inputs: int, outputs: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    lora_a, lora_b = stacked((8, 4, 4))
+    lora_a, lora_b = ([matrices.to(kind) for matrices in side] for side in stacked(outputs, rank, inputs))
     for slot in range(SLOTS):
         load(lora_a, lora_b, slot)
     layer = Packed(lora_a, lora_b)
     layer.look(range(SLOTS))
     slots = [slot for _ in range(40) for slot in (0, 1, NONE, 2, 4, 4)]
-    x, y = torch.randn(len(slots), INPUTS), torch.randn(len(slots), 16)
+    x, y = torch.randn(len(slots), inputs).to(kind), torch.randn(len(slots), sum(outputs)).to(kind)
 
     def made(where: slice) -> torch.Tensor:
         some = y[where].clone()
