@@ -141,14 +141,14 @@ def serving(shape: Shape, rank: int, adapters: int, memory_bytes: int, context: 
 
 def machine_here() -> Machine:
     """The machine that it runs on, with as many threads as torch has: how fast it multiplies large matrices is measured, in the number type that trainings take."""
-    import psutil
     import torch
 
+    from runtime.machine import memory_bytes
     from runtime.precision import is_bfloat16_faster, seconds_of
 
     on_gpu, half = torch.cuda.is_available(), is_bfloat16_faster()
     size = 8192 if on_gpu else 1024
     matrix = torch.ones(size, size, dtype=torch.bfloat16 if half else torch.float32, device="cuda" if on_gpu else "cpu")
     best = min(seconds_of(matrix, matrix) for _ in range(REPEATS))
-    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().total
+    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else memory_bytes()
     return Machine(memory, 2 * size**3 / best, HALF if on_gpu else FULL, on_gpu)

@@ -23,13 +23,15 @@ class SegmentedLora(PunicaWrapperCPU):
         super().__init__(*where, **how)
         self._layers: dict[int, tuple[Packed, int]] = {}
         """By the identity of a layer's first tensor, with the round in which it was looked at."""
-        self._changes: dict[int, tuple[bool, int]] = {}
+        self._filled: dict[int, tuple[set[int], int]] = {}
+        """Of tensors of the embedding and the head, in the same way: the slots that have a number in them that is not 0."""
         self._told: list[int | None] = []
         self._loaded: list[int | None] = []
         self._round = 0
         """Counts the changes of what is in slots."""
         self._changed: list[int] = []
-        """The round in which each slot's adapter came."""
+        """The round in which each slot's adapter came, or went."""
+        self._came_since: dict[int, list[int]] = {}
         self._slots: list[int] = []
         """Of the step's tokens."""
         self._batch: Batch | None = None
@@ -42,6 +44,7 @@ class SegmentedLora(PunicaWrapperCPU):
             before = self._loaded if lora_index_to_id is self._told else []  # vLLM begins another list where all adapters go, as after its warming up
             self._changed = [self._changed[slot] if before[slot : slot + 1] == [number] else self._round for slot, number in enumerate(lora_index_to_id)]
             self._told, self._loaded = lora_index_to_id, list(lora_index_to_id)
+            self._came_since.clear()
         self._slots, self._batch = self.token_lora_indices.tolist(), None
 
     def add_lora_linear(
@@ -59,7 +62,7 @@ class SegmentedLora(PunicaWrapperCPU):
         if known is not None and known[1] == self._round:
             return known[0]
         layer, looked = known or (Packed(lora_a, lora_b), 0)
-        layer.look([slot for slot, changed in enumerate(self._changed) if changed > looked])
+        layer.look(self._came(looked))
         self._layers[key] = layer, self._round
         return layer
 
@@ -76,11 +79,19 @@ class SegmentedLora(PunicaWrapperCPU):
                 super().add_lora_embedding(y, x, lora_b_stacked, add_inputs, **how)
 
     def _any(self, stacked: Tensor) -> bool:
-        """Whether any slot has a number in `stacked` that is not 0."""
-        known = self._changes.get(id(stacked))
-        if known is None or known[1] != self._round:
-            known = self._changes[id(stacked)] = bool(stacked.any()), self._round
-        return known[0]
+        """Whether any slot that has an adapter has a number in `stacked` that is not 0."""
+        filled, looked = self._filled.get(id(stacked), (set[int](), 0))
+        if looked != self._round:
+            came = {slot for slot in self._came(looked) if stacked[slot].any()}
+            filled = came | {slot for slot in filled if self._changed[slot] <= looked}
+            self._filled[id(stacked)] = filled, self._round
+        return bool(filled)
+
+    def _came(self, looked: int) -> list[int]:
+        """The slots whose adapters came after the round `looked`."""
+        if looked not in self._came_since:
+            self._came_since[looked] = [slot for slot, (changed, number) in enumerate(zip(self._changed, self._loaded, strict=True)) if changed > looked and number is not None]
+        return self._came_since[looked]
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from inference.engines.fair import FairOrder
 from runtime.artifacts import weight_shapes
 from runtime.collector import collect_less
 from runtime.errors import InvalidInput, Transient
-from runtime.machine import MALLOC, has_nvidia
+from runtime.machine import MALLOC, has_nvidia, memory_bytes
 from runtime.metrics import READ_AGAIN
 from runtime.precision import is_bfloat16_faster
 
@@ -39,10 +39,11 @@ Answered = TypeVar("Answered")
 CPU_CACHE_BYTES = 512 << 20
 MAX_MODEL_LEN = 1024
 """Tokens of a request."""
-MAX_LORAS, MOST_LORAS = 8, 64
-"""Adapters in one batch: of a GPU, and at most on a CPU, where what comes into a slot is copied between two steps of the others, and a slot is memory like any other."""
-SLOTS_BYTES = 256 << 20
-"""What all slots on a CPU may take, but for the first eight."""
+MAX_LORAS = 8
+"""Adapters in one batch on a GPU, and at least on a CPU, where what comes into a slot is copied between two steps of the others, and a slot is memory like any other."""
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+SLOTS_SHARE = 32
+"""All slots on a CPU may take one part in so many of the memory that is there."""
 MAX_CPU_LORAS = 256
 """Adapters in memory: what is asked for and not there is read from disk in the middle of a batch, which waits. One of rank 16 on all modules takes 2.5 MB with the base here in float32, 84 MB with one of 8 B in bfloat16."""
 ENDING_SECONDS, LOOK_SECONDS = 0.2, 1.0
@@ -62,7 +63,7 @@ class VllmEngine:
         self, base: str, max_loras: int | None = None, max_cpu_loras: int = MAX_CPU_LORAS, max_rank: int = 16, max_model_len: int = MAX_MODEL_LEN, *, keep_stats: bool = False, gpu_memory: float | None = None, cores_left: int = 1
     ) -> None:
         self._arguments: dict[str, Any] = {
-            "model": base, "enable_lora": True, "max_loras": max_loras or slots(base, max_rank), "max_cpu_loras": max_cpu_loras, "max_lora_rank": max_rank,
+            "model": base, "enable_lora": True, "max_loras": max_loras or slots(base, max_rank, max_cpu_loras), "max_cpu_loras": max_cpu_loras, "max_lora_rank": max_rank,
             "max_model_len": max_model_len, "enforce_eager": True, "disable_log_stats": not keep_stats, "enable_log_requests": False, "scheduling_policy": "priority",
         }  # fmt: skip
         if gpu_memory is not None and has_nvidia():
@@ -272,13 +273,15 @@ def sampling(hear: Hear | None = None, **parameters: Any) -> SamplingParams:
     return SamplingParams(temperature=0.0, output_kind=RequestOutputKind.CUMULATIVE if hear else RequestOutputKind.FINAL_ONLY, skip_clone=True, **parameters)
 
 
-def slots(base: str, rank: int) -> int:
-    """How many adapters of the base in folder `base` one batch may have."""
+def slots(base: str, rank: int, most: int = MAX_CPU_LORAS) -> int:
+    """How many adapters of the base in folder `base` one batch may have: as many as `most` that stay loaded, where there is memory for them."""
     shapes = None if has_nvidia() else weight_shapes(Path(base))
     if shapes is None:
-        return MAX_LORAS
-    numbers = sum(rank * (shape[0] + shape[1]) for name, shape in shapes.items() if len(shape) == 2 and ".layers." in name)
-    return max(MAX_LORAS, min(MOST_LORAS, SLOTS_BYTES // (4 * numbers)))
+        return min(most, MAX_LORAS)
+    matrices = {name: sum(shape) for name, shape in shapes.items() if len(shape) == 2}
+    # vLLM has matrices for the embedding and the head too, also where these are one
+    widths = sum(matrices.values()) + (0 if HEAD in matrices else matrices.get(EMBEDDING, 0))
+    return min(most, max(MAX_LORAS, memory_bytes() // SLOTS_SHARE // (4 * rank * widths)))
 
 
 def _preload() -> None:

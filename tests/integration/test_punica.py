@@ -80,3 +80,31 @@ def test_what_is_in_a_slot_is_looked_at_anew_when_another_adapter_comes_into_it(
     y = torch.zeros(2, WIDTH)
     port.add_lora_linear(y, x, (a,), (b,), 1.0, (WIDTH,))
     assert not y.any()
+
+
+def test_head_and_embedding_are_looked_at_anew_too_and_what_has_gone_counts_no_more(port: SegmentedLora, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    asked = list[str]()
+    for name in ("add_lora_logits", "add_lora_embedding"):
+        monkeypatch.setattr(PunicaWrapperCPU, name, lambda *_, _name=name, **__: asked.append(_name))
+    a, b, embedding = torch.zeros(SLOTS, 1, RANK, WIDTH), torch.randn(SLOTS, 1, VOCABULARY, RANK), torch.zeros(SLOTS, 1, WIDTH, RANK)
+    x, y, wide, ids = torch.randn(2, WIDTH), torch.zeros(2, VOCABULARY), torch.zeros(2, WIDTH), list[Any]([11, None, None])
+
+    def who_is_asked() -> list[str]:
+        asked.clear()
+        told(port, [0, 0], ids)
+        port.add_lora_logits(y, x, a, b, 1.0)
+        port.add_lora_embedding(wide, x[:, :RANK], embedding)
+        return asked.copy()
+
+    assert who_is_asked() == [], "an adapter that leaves both alone"
+    ids[1], a[1] = 12, 1.0
+    assert who_is_asked() == ["add_lora_logits"]
+    ids[2], embedding[2] = 13, 1.0
+    assert who_is_asked() == ["add_lora_logits", "add_lora_embedding"]
+    assert who_is_asked() == ["add_lora_logits", "add_lora_embedding"]
+    ids[1] = None  # what it left lies there until another comes
+    assert who_is_asked() == ["add_lora_embedding"]
+    ids[2], embedding[2] = 14, 0.0
+    assert who_is_asked() == []

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from runtime.machine import COMPUTE_NICENESS, MALLOC
+from runtime import machine
+from runtime.machine import COMPUTE_NICENESS, MALLOC, memory_bytes
 
 ROOT = Path(__file__).parents[3]
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -44,3 +46,17 @@ def test_what_computes_is_behind_the_others_and_never_before_where_it_was() -> N
 @pytest.mark.parametrize(("file", "form"), [("Makefile", r"^export GLIBC_TUNABLES \?= (.+)$"), ("deploy/images/Dockerfile", r" GLIBC_TUNABLES=(\S+)$")])
 def test_it_is_the_same_wherever_workers_begin(file: str, form: str) -> None:
     assert re.findall(form, (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE) == [MALLOC]
+
+
+def test_a_container_has_no_more_memory_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
+    monkeypatch.setattr(machine, "MEMORY_LIMITS", (first, second))
+    whole = memory_bytes()
+    assert whole == psutil.virtual_memory().total
+    first.write_text("max\n")
+    second.write_text(str(1 << 62))  # none, by cgroups v1
+    assert memory_bytes() == whole
+    second.write_text(f"{1 << 20}\n")
+    assert memory_bytes() == 1 << 20
+    first.write_text(f"{1 << 19}\n")
+    assert memory_bytes() == 1 << 19
