@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MAX_HELD_OUT, GENERAL = 200, 64
 """Windows of held-out documents at most, and of general text that the base wrote, by which it is judged."""
-SHARES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2)
+SHARES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1)
 """Of the change of the weights: the largest that forgets little enough is kept, or the last."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
