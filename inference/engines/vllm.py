@@ -42,6 +42,7 @@ MAX_MODEL_LEN = 1024
 MAX_LORAS = 8
 """Adapters in one batch on a GPU, and at least on a CPU, where what comes into a slot is copied between two steps of the others, and a slot is memory like any other."""
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+"""In a base's files; the second is not there where it is the first."""
 SLOTS_SHARE = 32
 """All slots on a CPU may take one part in so many of the memory that is there."""
 MAX_CPU_LORAS = 256
